@@ -1,0 +1,31 @@
+//! Recant runs machine-unlearning experiments: a recipe in, a table of results against the retrained oracle out.
+
+// ground
+pub mod error;
+pub mod kind;
+pub mod rng;
+pub mod settings;
+// numerics
+pub mod kernels;
+pub mod nn;
+// things that travel
+pub mod artifact;
+pub mod data;
+// the science
+pub mod dataset;
+pub mod method;
+pub mod metric;
+// stages
+pub mod stage;
+// planning, pure
+pub mod expand;
+pub mod fingerprint;
+pub mod plan;
+pub mod recipe;
+pub mod schedule;
+// effects
+pub mod event;
+pub mod execute;
+pub mod report;
+pub mod store;
+pub mod terminal;
