@@ -15,15 +15,24 @@ pub type Settings = Map<String, Value>;
 pub enum Type {
     Bool,
     /// A whole number in [min, max].
-    Int { min: i64, max: i64 },
+    Int {
+        min: i64,
+        max: i64,
+    },
     /// A finite number in [min, max]; whole numbers are taken too.
-    Float { min: f64, max: f64 },
+    Float {
+        min: f64,
+        max: f64,
+    },
     /// Free text.
     Text,
     /// One of some words.
     Choice(&'static [&'static str]),
     /// One of some registered names (data sets, metrics).
-    Name { noun: &'static str, names: fn() -> Vec<&'static str> },
+    Name {
+        noun: &'static str,
+        names: fn() -> Vec<&'static str>,
+    },
     /// A file or folder, relative to the recipe that says it. Never hashed; its contents are.
     Path,
     /// The name of a stage that makes one of these kinds.
@@ -35,9 +44,15 @@ pub enum Type {
     Table(&'static [Field]),
     /// A name, `"sgd"`, or a table with that name and its own keys, `{ name = "sgd", momentum = 0.9 }`. Settings
     /// always hold the table.
-    Named { noun: &'static str, entries: fn() -> Vec<&'static Entry> },
+    Named {
+        noun: &'static str,
+        entries: fn() -> Vec<&'static Entry>,
+    },
     /// A name, `"cosine"`, or a table with one key, `{ multi_step = { at = [91] } }`. Settings always hold the table.
-    Tagged { noun: &'static str, entries: fn() -> Vec<&'static Entry> },
+    Tagged {
+        noun: &'static str,
+        entries: fn() -> Vec<&'static Entry>,
+    },
     /// Whichever fits, tried in order.
     Either(&'static [Type]),
 }
