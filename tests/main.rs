@@ -3,3 +3,4 @@
 mod support {
     pub mod golden;
 }
+mod numerics;
