@@ -10,7 +10,9 @@ pub mod kernels;
 pub mod nn;
 // things that travel
 pub mod artifact;
+pub mod batches;
 pub mod data;
+pub mod trainer;
 // the science
 pub mod dataset;
 pub mod method;

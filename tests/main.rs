@@ -4,3 +4,5 @@ mod support {
     pub mod golden;
 }
 mod numerics;
+mod methods;
+mod metrics;

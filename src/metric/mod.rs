@@ -1,1 +1,120 @@
-//! (to come)
+//! Metrics: each a function from evidence to named numbers that say their unit and what they aim at. A newcomer adds a
+//! file and an entry of `METRICS`.
+
+pub mod classification;
+pub mod membership;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::rng::Rng;
+
+/// Which value is best.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Aim {
+    Higher,
+    Lower,
+    /// As near to the retrained oracle's as can be.
+    LikeOracle,
+    Value(f64),
+}
+
+/// One number of a metric.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Number {
+    /// `accuracy.forget`.
+    pub name: String,
+    pub value: f64,
+    /// `%`, or empty.
+    pub unit: String,
+    pub aim: Aim,
+}
+
+/// What a model says of some images.
+#[derive(Clone, Debug, Default)]
+pub struct Answers {
+    /// Row by row: classes numbers an image, softmax.
+    pub probabilities: Vec<f64>,
+    pub labels: Vec<u32>,
+    pub classes: usize,
+}
+
+impl Answers {
+    /// From logits, row by row.
+    #[must_use]
+    pub fn new(logits: &[f32], labels: Vec<u32>, classes: usize) -> Self {
+        let rows = logits.chunks_exact(classes.max(1));
+        Self { probabilities: rows.flat_map(softmax).collect(), labels, classes }
+    }
+
+    pub fn rows(&self) -> impl Iterator<Item = (&[f64], u32)> {
+        self.probabilities.chunks_exact(self.classes.max(1)).zip(self.labels.iter().copied())
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.labels.is_empty()
+    }
+
+    /// The probability of the true class, by image.
+    #[must_use]
+    pub fn confidence(&self) -> Vec<f64> {
+        self.rows().map(|(row, label)| row[label as usize]).collect()
+    }
+
+    /// Cross-entropy, by image.
+    #[must_use]
+    pub fn losses(&self) -> Vec<f64> {
+        self.confidence().into_iter().map(|p| -p.max(1e-300).ln()).collect()
+    }
+}
+
+fn softmax(row: &[f32]) -> Vec<f64> {
+    let top = row.iter().fold(f64::NEG_INFINITY, |top, &x| top.max(f64::from(x)));
+    let powers: Vec<f64> = row.iter().map(|&x| (f64::from(x) - top).exp()).collect();
+    let sum: f64 = powers.iter().sum();
+    powers.into_iter().map(|p| p / sum).collect()
+}
+
+/// All that a metric may look at, about one model.
+#[derive(Clone, Debug)]
+pub struct Evidence {
+    pub forget: Answers,
+    pub retain: Answers,
+    /// Empty where the data set keeps none apart.
+    pub validation: Answers,
+    pub test: Answers,
+    /// Classes that are forgotten whole.
+    pub forgotten: Vec<u32>,
+    pub rng: Rng,
+}
+
+/// A registered metric. `measure` gives its numbers and notes on how they came about (sample sizes).
+#[derive(Debug)]
+pub struct Metric {
+    pub name: &'static str,
+    pub about: &'static str,
+    pub paper: &'static str,
+    pub measure: fn(&Evidence) -> Result<(Vec<Number>, Vec<String>)>,
+}
+
+/// The metrics, as a recipe names them.
+pub const METRICS: &[Metric] =
+    &[classification::ACCURACY, classification::LOSS, membership::CONFIDENCE, membership::LOSS];
+
+#[must_use]
+pub fn names() -> Vec<&'static str> {
+    METRICS.iter().map(|metric| metric.name).collect()
+}
+
+pub fn find(name: &str) -> Result<&'static Metric> {
+    METRICS
+        .iter()
+        .find(|metric| metric.name == name)
+        .ok_or_else(|| Error::invalid(format!("unknown metric `{name}`")))
+}
+
+fn number(name: &str, value: f64, unit: &str, aim: Aim) -> Number {
+    Number { name: name.to_owned(), value, unit: unit.to_owned(), aim }
+}

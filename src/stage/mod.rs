@@ -1,5 +1,12 @@
 //! Stages: each turns artifacts into one artifact. Planning reads `StageKind`; execution calls `Stage::run`.
 
+pub mod compare;
+pub mod dataset;
+pub mod evaluate;
+pub mod split;
+pub mod train;
+pub mod unlearn;
+
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::path::PathBuf;
@@ -121,7 +128,8 @@ impl Desk for NoDesk {
 }
 
 /// All kinds of stage, in the order they are listed to users.
-pub const STAGES: &[&StageKind] = &[];
+pub static STAGES: &[&StageKind] =
+    &[&dataset::KIND, &split::KIND, &train::KIND, &unlearn::KIND, &evaluate::KIND, &compare::KIND];
 
 /// The kind of that name.
 #[must_use]

@@ -1,0 +1,114 @@
+//! Batches of a subset, epoch after epoch. The order of an epoch and what is drawn for an image are functions of the
+//! seed, the epoch and the image, so a training that resumes sees what it would have seen.
+
+use std::sync::Arc;
+
+use candle_core::{Device, Tensor};
+
+use crate::data::{Images, Part};
+use crate::error::Result;
+use crate::nn::transform::{self, Transform};
+use crate::rng::Rng;
+
+/// Some images on the device: `x` [B, C, H, W], normalised; `y` [B], u32.
+#[derive(Clone, Debug)]
+pub struct Batch {
+    pub x: Tensor,
+    pub y: Tensor,
+}
+
+/// Batches, in a fresh order each epoch. A smaller last batch counts as one.
+#[derive(Clone, Debug)]
+pub enum Loader {
+    Drawn(Drawn),
+    /// Given batches, for checks against known results: those of each epoch.
+    Given(Vec<Vec<Batch>>),
+}
+
+#[derive(Clone, Debug)]
+pub struct Drawn {
+    pub images: Arc<Images>,
+    pub part: Part,
+    /// Indices into the part.
+    pub indices: Vec<u32>,
+    pub batch: usize,
+    pub transform: Transform,
+    pub rng: Rng,
+    pub device: Device,
+    /// Labels to train on in place of the true ones, one for each index.
+    pub labels: Option<Vec<u32>>,
+}
+
+/// The batches of one epoch.
+#[derive(Debug)]
+pub struct Epoch<'a> {
+    loader: &'a Loader,
+    number: usize,
+    /// Positions in `indices`, shuffled.
+    order: Vec<usize>,
+    pub len: usize,
+}
+
+impl Loader {
+    /// Training steps of that many epochs.
+    #[must_use]
+    pub fn steps(&self, epochs: usize) -> usize {
+        match self {
+            Loader::Drawn(drawn) => drawn.indices.len().div_ceil(drawn.batch.max(1)) * epochs,
+            Loader::Given(all) => all.iter().take(epochs).map(Vec::len).sum(),
+        }
+    }
+
+    #[must_use]
+    pub fn epoch(&self, number: usize) -> Epoch<'_> {
+        let (order, len) = match self {
+            Loader::Drawn(drawn) => {
+                let mut order: Vec<usize> = (0..drawn.indices.len()).collect();
+                drawn.rng.fork("shuffle").at(number as u64).shuffle(&mut order);
+                (order, drawn.indices.len().div_ceil(drawn.batch.max(1)))
+            }
+            Loader::Given(all) => (Vec::new(), all.get(number).map_or(0, Vec::len)),
+        };
+        Epoch { loader: self, number, order, len }
+    }
+
+    /// The same images with other labels, drawn for each: wrong ones, uniform over the other classes.
+    #[must_use]
+    pub fn mislabelled(&self, rng: &Rng) -> Self {
+        let Loader::Drawn(drawn) = self else { return self.clone() };
+        let classes = drawn.images.classes.len() as u64;
+        let wrong = |&index: &u32| {
+            let truth = drawn.part.labels[index as usize];
+            let shift = 1 + rng.at(u64::from(index)).below(classes.saturating_sub(1)) as u32;
+            (truth + shift) % classes as u32
+        };
+        let labels = Some(drawn.indices.iter().map(wrong).collect());
+        Loader::Drawn(Drawn { labels, ..drawn.clone() })
+    }
+}
+
+impl Epoch<'_> {
+    /// Batch `index`, counted round: batch `len` is batch 0 again.
+    pub fn batch(&self, index: usize) -> Result<Batch> {
+        let index = index % self.len.max(1);
+        match self.loader {
+            Loader::Given(all) => all
+                .get(self.number)
+                .and_then(|epoch| epoch.get(index))
+                .cloned()
+                .ok_or_else(|| crate::error::Error::invalid(format!("no batch {index} in epoch {}", self.number))),
+            Loader::Drawn(drawn) => {
+                let end = (index * drawn.batch + drawn.batch).min(self.order.len());
+                let chosen = &self.order[(index * drawn.batch).min(end)..end];
+                let indices: Vec<u32> = chosen.iter().map(|&at| drawn.indices[at]).collect();
+                let labels: Vec<u32> = match &drawn.labels {
+                    Some(labels) => chosen.iter().map(|&at| labels[at]).collect(),
+                    None => indices.iter().map(|&index| drawn.part.labels[index as usize]).collect(),
+                };
+                let draws = drawn.rng.fork("augment").at(self.number as u64);
+                let x = transform::batch(&drawn.images, &drawn.part, &indices, drawn.transform, &draws)?;
+                Ok(Batch { x: x.to_device(&drawn.device)?, y: Tensor::from_vec(labels, indices.len(), &drawn.device)? })
+            }
+        }
+    }
+}

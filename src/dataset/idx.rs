@@ -1,0 +1,116 @@
+//! The idx format of MNIST (LeCun et al. 1998) and Fashion-MNIST (Xiao et al. 2017), gzipped.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::{Dataset, moments, read};
+use crate::data::{Images, Part};
+use crate::error::{Error, Result};
+
+const FILES: &[&str] = &[
+    "train-images-idx3-ubyte.gz",
+    "train-labels-idx1-ubyte.gz",
+    "t10k-images-idx3-ubyte.gz",
+    "t10k-labels-idx1-ubyte.gz",
+];
+
+pub(super) const MNIST: Dataset = Dataset {
+    name: "mnist",
+    about: "handwritten digits, 60,000 and 10,000 of 28x28 grey",
+    files: FILES,
+    folders: &["mnist", "MNIST/raw"],
+    origin: "https://ossci-datasets.s3.amazonaws.com/mnist/",
+    load: |files| load(files, "MNIST", &["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"]),
+};
+
+pub(super) const FASHION_MNIST: Dataset = Dataset {
+    name: "fashion_mnist",
+    about: "Zalando's articles, 60,000 and 10,000 of 28x28 grey",
+    files: FILES,
+    folders: &["fashion-mnist", "fashion_mnist", "FashionMNIST/raw"],
+    origin: "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
+    load: |files| {
+        let classes =
+            ["T-shirt/top", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"];
+        load(files, "Fashion-MNIST", &classes)
+    },
+};
+
+fn load(files: &[PathBuf], name: &str, classes: &[&str]) -> Result<Images> {
+    let [train_images, train_labels, test_images, test_labels] = files else {
+        return Err(Error::invalid(format!("{name} has four files, not {}", files.len())));
+    };
+    let (train, height, width) = part(train_images, train_labels)?;
+    let (test, ..) = part(test_images, test_labels)?;
+    let (mean, std) = moments(&train, 1);
+    let images = Images {
+        name: name.to_owned(),
+        classes: classes.iter().map(|&class| class.to_owned()).collect(),
+        size: [1, height, width],
+        mean,
+        std,
+        train,
+        test,
+        validation: Part::default(),
+        unlabelled: Part::default(),
+    };
+    images.check()?;
+    Ok(images)
+}
+
+fn part(images: &Path, labels: &Path) -> Result<(Part, usize, usize)> {
+    let (dims, pixels) = array(images, 3)?;
+    let (_, bytes) = array(labels, 1)?;
+    let labels = bytes.into_iter().map(u32::from).collect();
+    Ok((Part { pixels: Arc::new(pixels), labels: Arc::new(labels) }, dims[1], dims[2]))
+}
+
+/// Dimensions and bytes of an idx file of unsigned bytes.
+fn array(path: &Path, rank: u8) -> Result<(Vec<usize>, Vec<u8>)> {
+    let mut bytes = Vec::new();
+    // No such set is near this size; a small file cannot unpack to more than it.
+    let limit = 1 << 30;
+    flate2::read::GzDecoder::new(read(path)?.as_slice())
+        .take(limit)
+        .read_to_end(&mut bytes)
+        .map_err(|error| Error::bad_file(path, format!("not a whole gzip file: {error}")))?;
+    let header = 4 + 4 * usize::from(rank);
+    if bytes.len() < header || bytes[..4] != [0, 0, 8, rank] {
+        return Err(Error::bad_file(path, format!("not an idx file of bytes with {rank} dimensions")));
+    }
+    let dims: Vec<usize> =
+        bytes[4..header].chunks_exact(4).map(|b| u32::from_be_bytes([b[0], b[1], b[2], b[3]]) as usize).collect();
+    let wanted = dims.iter().try_fold(1_usize, |product, &dim| product.checked_mul(dim));
+    if wanted != Some(bytes.len() - header) {
+        let found = bytes.len() - header;
+        return Err(Error::bad_file(path, format!("the header says {dims:?}, but {found} bytes follow")));
+    }
+    bytes.drain(..header);
+    Ok((dims, bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    fn gz(bytes: &[u8]) -> tempfile::NamedTempFile {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let mut encoder = flate2::write::GzEncoder::new(file.reopen().unwrap(), flate2::Compression::fast());
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap();
+        file
+    }
+
+    #[test]
+    fn a_truncated_file_is_named() {
+        let good = gz(&[0, 0, 8, 1, 0, 0, 0, 2, 5, 6]);
+        assert_eq!(array(good.path(), 1).unwrap(), (vec![2], vec![5, 6]));
+        let short = gz(&[0, 0, 8, 1, 0, 0, 0, 3, 5, 6]);
+        assert!(array(short.path(), 1).unwrap_err().to_string().contains("2 bytes follow"));
+        let huge = gz(&[0, 0, 8, 3, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 1]);
+        assert!(array(huge.path(), 3).is_err());
+    }
+}

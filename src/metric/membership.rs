@@ -1,0 +1,152 @@
+//! Membership inference. `mia_confidence` is SalUn's MIA-efficacy (Fan et al., ICLR 2024,
+//! <https://arxiv.org/abs/2310.12508>): an SVC (RBF, C = 3, gamma = 1/features) learns members (retain) from non-members
+//! (test) by the confidence in the true class; the value is the share of the forget set that it calls non-members.
+//! `mia_loss` is that of the NeurIPS 2023 unlearning challenge: a logistic regression tells forget from test losses; its
+//! cross-validated accuracy is 0.5 where nothing leaks.
+
+use linfa::prelude::{Dataset, Fit, Predict};
+use linfa_svm::Svm;
+use ndarray::Array2;
+
+use super::{Aim, Evidence, Metric, Number, number};
+use crate::error::{Error, Result};
+use crate::rng::Rng;
+
+pub const CONFIDENCE: Metric = Metric {
+    name: "mia_confidence",
+    about: "share of the forget set an SVC on confidence calls unseen",
+    paper: "Fan et al., SalUn, ICLR 2024, https://arxiv.org/abs/2310.12508",
+    measure: confidence,
+};
+
+pub const LOSS: Metric = Metric {
+    name: "mia_loss",
+    about: "accuracy of telling forget from test losses, 0.5 is best",
+    paper: "Triantafillou et al., NeurIPS 2023 unlearning challenge, https://arxiv.org/abs/2406.09073",
+    measure: loss,
+};
+
+/// Most members, and most non-members, that the SVC learns from: its kernel matrix grows with the square.
+const SHADOWS: usize = 1_000;
+/// Most losses a side.
+const LOSSES: usize = 10_000;
+const FOLDS: usize = 10;
+
+/// A draw without replacement.
+fn sample(values: &[f64], count: usize, mut rng: Rng) -> Vec<f64> {
+    let mut values = values.to_vec();
+    rng.shuffle(&mut values);
+    values.truncate(count);
+    values
+}
+
+fn confidence(evidence: &Evidence) -> Result<(Vec<Number>, Vec<String>)> {
+    let (retain, test) = (evidence.retain.confidence(), evidence.test.confidence());
+    let count = retain.len().min(test.len()).min(SHADOWS);
+    if count == 0 {
+        return Err(Error::invalid("mia_confidence needs retain and test images"));
+    }
+    let members = sample(&retain, count, evidence.rng.fork("mia members"));
+    let strangers = sample(&test, count, evidence.rng.fork("mia strangers"));
+    let column = |values: &[f64]| -> Vec<Vec<f64>> { values.iter().map(|&v| vec![v]).collect() };
+    let called = svc(&column(&members), &column(&strangers), &column(&evidence.forget.confidence()))?;
+    let share = called.iter().filter(|&&member| !member).count() as f64 / called.len().max(1) as f64;
+    let note = format!("mia_confidence: SVC trained on {count} retain and {count} test images");
+    Ok((vec![number("mia_confidence", 100.0 * share, "%", Aim::LikeOracle)], vec![note]))
+}
+
+fn matrix(rows: &[Vec<f64>]) -> Result<Array2<f64>> {
+    let width = rows.first().map_or(1, Vec::len);
+    Array2::from_shape_vec((rows.len(), width), rows.concat()).map_err(|error| Error::invalid(error.to_string()))
+}
+
+/// Which of `asked` an SVC with C = 3 and gamma = 1/features, trained on members and strangers, calls members.
+pub fn svc(members: &[Vec<f64>], strangers: &[Vec<f64>], asked: &[Vec<f64>]) -> Result<Vec<bool>> {
+    let features = members.first().map_or(1, Vec::len) as f64;
+    let rows = matrix(&[members, strangers].concat())?;
+    let labels = ndarray::Array1::from_iter((0..rows.nrows()).map(|row| row < members.len()));
+    let model = Svm::<f64, bool>::params()
+        .pos_neg_weights(3.0, 3.0)
+        .gaussian_kernel(features)
+        .fit(&Dataset::new(rows, labels))
+        .map_err(|error| Error::invalid(format!("the membership attack failed: {error}")))?;
+    Ok(model.predict(&matrix(asked)?).to_vec())
+}
+
+fn loss(evidence: &Evidence) -> Result<(Vec<Number>, Vec<String>)> {
+    let (forget, test) = (evidence.forget.losses(), evidence.test.losses());
+    let count = forget.len().min(test.len()).min(LOSSES);
+    if count < FOLDS {
+        let note = format!("mia_loss: left out, {count} images a side are too few for {FOLDS} folds");
+        return Ok((Vec::new(), vec![note]));
+    }
+    let losses =
+        [sample(&forget, count, evidence.rng.fork("mia forget")), sample(&test, count, evidence.rng.fork("mia test"))]
+            .concat();
+    // Stratified folds: both sides are in random order already.
+    let folds: Vec<Vec<usize>> = (0..FOLDS).map(|fold| (0..2 * count).filter(|i| i % count % FOLDS == fold).collect()).collect();
+    let member: Vec<bool> = (0..2 * count).map(|i| i < count).collect();
+    let fits = cross_validate(&losses, &member, &folds);
+    let accuracy = fits.iter().map(|fit| fit.accuracy).sum::<f64>() / FOLDS as f64;
+    let note = format!("mia_loss: {count} forget and {count} test losses, {FOLDS} folds");
+    Ok((vec![number("mia_loss", accuracy, "", Aim::Value(0.5))], vec![note]))
+}
+
+/// A logistic regression and its accuracy on the rows that were held out.
+#[derive(Clone, Debug)]
+pub struct Fit1 {
+    pub weight: f64,
+    pub bias: f64,
+    pub accuracy: f64,
+}
+
+/// One fit a fold, on the rows outside it.
+#[must_use]
+pub fn cross_validate(losses: &[f64], member: &[bool], folds: &[Vec<usize>]) -> Vec<Fit1> {
+    folds
+        .iter()
+        .map(|held| {
+            let rows: Vec<(f64, f64)> = (0..losses.len())
+                .filter(|i| !held.contains(i))
+                .map(|i| (losses[i], if member[i] { 1.0 } else { -1.0 }))
+                .collect();
+            let (weight, bias) = logistic(&rows);
+            let right = held.iter().filter(|&&i| (weight * losses[i] + bias > 0.0) == member[i]).count();
+            Fit1 { weight, bias, accuracy: right as f64 / held.len().max(1) as f64 }
+        })
+        .collect()
+}
+
+/// Minimises w^2/2 + sum log(1 + exp(-s (w x + b))) by Newton's method with halved steps: convex, so it is the optimum.
+fn logistic(rows: &[(f64, f64)]) -> (f64, f64) {
+    let value = |w: f64, b: f64| -> f64 {
+        let softplus = |z: f64| if z > 0.0 { z + (-z).exp().ln_1p() } else { z.exp().ln_1p() };
+        w * w / 2.0 + rows.iter().map(|(x, s)| softplus(-s * (w * x + b))).sum::<f64>()
+    };
+    let (mut w, mut b) = (0.0, 0.0);
+    for _ in 0..100 {
+        // gradient and Hessian
+        let (mut gw, mut gb, mut hww, mut hwb, mut hbb) = (w, 0.0, 1.0, 0.0, 1e-12);
+        for &(x, s) in rows {
+            let p = 1.0 / (1.0 + (s * (w * x + b)).exp());
+            let curve = p * (1.0 - p);
+            gw -= s * x * p;
+            gb -= s * p;
+            hww += curve * x * x;
+            hwb += curve * x;
+            hbb += curve;
+        }
+        let det = hww * hbb - hwb * hwb;
+        let (dw, db) = ((hbb * gw - hwb * gb) / det, (hww * gb - hwb * gw) / det);
+        let here = value(w, b);
+        let mut step = 1.0;
+        while step > 1e-10 && value(w - step * dw, b - step * db) > here {
+            step /= 2.0;
+        }
+        (w, b) = (w - step * dw, b - step * db);
+        if (step * dw).abs().max((step * db).abs()) < 1e-12 * (1.0 + w.abs() + b.abs()) {
+            break;
+        }
+    }
+    (w, b)
+}

@@ -1,0 +1,169 @@
+//! Every method: the golden cases it has, and what all methods promise (run for each entry of METHODS, unasked).
+
+use std::sync::Arc;
+
+use candle_core::Device;
+use recant::batches::{Batch, Drawn, Loader};
+use recant::data::{Images, Part};
+use recant::method::{self, METHODS, Scene};
+use recant::nn::arch::Arch;
+use recant::nn::model::Model;
+use recant::nn::transform::Transform;
+use recant::rng::Rng;
+use recant::settings::{Default as FieldDefault, Settings};
+use recant::stage::NoDesk;
+use serde_json::{Value, json};
+
+use crate::numerics::{finish, labels, model};
+use crate::support::golden::{self, Case};
+
+/// The settings of a golden case, as the method reads them.
+fn settings(case: &Case) -> Settings {
+    let hyper = &case.entry["hyper"];
+    let mut settings = hyper.as_object().unwrap().clone();
+    let base = hyper.get("lr").or(hyper.get("base_lr")).unwrap().clone();
+    let epochs = case.entry["steps"].as_array().unwrap().iter().map(|s| s["epoch"].as_u64().unwrap()).max().unwrap() + 1;
+    settings.insert("lr".into(), base);
+    settings.insert("epochs".into(), json!(epochs));
+    let cosine = hyper.get("schedule").is_some_and(|s| s == "cosine");
+    settings.insert("schedule".into(), if cosine { json!({"cosine": {"floor": 0.0}}) } else { json!({"constant": {}}) });
+    settings
+}
+
+/// The batches that the steps of a case use, by epoch; `field` and `phase` choose the side.
+fn loader(case: &Case, field: &str, phase: Option<&str>, target: &str) -> Loader {
+    let mut epochs: Vec<Vec<Batch>> = Vec::new();
+    for step in case.entry["steps"].as_array().unwrap() {
+        let epoch = step["epoch"].as_u64().unwrap() as usize;
+        epochs.resize(epochs.len().max(epoch + 1), Vec::new());
+        if step.get(field).is_none() || phase.is_some_and(|phase| step["phase"] != phase) {
+            continue;
+        }
+        let number = &step[field];
+        let x = case.tensor(&format!("batch.{number}.x")).clone();
+        epochs[epoch].push(Batch { x, y: labels(case, &format!("batch.{number}.{target}")) });
+    }
+    Loader::Given(epochs)
+}
+
+fn check(name: &str, sides: impl Fn(&Case) -> (Loader, Loader)) {
+    for case in golden::of_method(name) {
+        let (forget, retain) = sides(&case);
+        let mut student = model(&case);
+        let scene = Scene { forget: &forget, retain: &retain, rng: Rng::new(0), mask: None, desk: &NoDesk };
+        method::make(name, &settings(&case)).unwrap().unlearn(&mut student, &scene).unwrap();
+        finish(&case, &student);
+    }
+}
+
+#[test]
+fn golden_finetune() {
+    check("finetune", |case| (Loader::Given(Vec::new()), loader(case, "batch", None, "y")));
+}
+
+#[test]
+fn golden_neggrad() {
+    check("neggrad", |case| (loader(case, "batch", None, "y"), Loader::Given(Vec::new())));
+}
+
+#[test]
+fn golden_neggrad_plus() {
+    check("neggrad_plus", |case| (loader(case, "batch_forget", None, "y"), loader(case, "batch_retain", None, "y")));
+}
+
+#[test]
+fn golden_random_label() {
+    check("random_label", |case| {
+        (loader(case, "batch", Some("forget"), "y_target"), loader(case, "batch", Some("retain"), "y_target"))
+    });
+}
+
+/// Sixteen images of 2x2 in four classes, two of which are to be forgotten.
+fn tiny() -> (Model, Loader, Loader) {
+    let mut rng = Rng::new(3).fork("pixels");
+    let part = Part {
+        pixels: Arc::new((0..64).map(|_| rng.below(256) as u8).collect()),
+        labels: Arc::new((0..16).map(|i| i % 4).collect()),
+    };
+    let images = Arc::new(Images {
+        name: "tiny".into(),
+        classes: (0..4).map(|c| c.to_string()).collect(),
+        size: [1, 2, 2],
+        mean: vec![0.5],
+        std: vec![0.25],
+        train: part.clone(),
+        validation: Part::default(),
+        test: Part::default(),
+        unlabelled: Part::default(),
+    });
+    let arch = Arch::new(&json!({"name": "mlp", "hidden": [12]}), 4, images.size, &images.mean, &images.std).unwrap();
+    let student = Model::init(&arch, &Rng::new(1).fork("init"), &Device::Cpu).unwrap();
+    let side = |indices: Vec<u32>| {
+        Loader::Drawn(Drawn {
+            images: images.clone(),
+            part: part.clone(),
+            indices,
+            batch: 4,
+            transform: Transform::default(),
+            rng: Rng::new(5),
+            device: Device::Cpu,
+            labels: None,
+        })
+    };
+    (student, side((0..5).collect()), side((5..16).collect()))
+}
+
+fn defaults(index: usize) -> Settings {
+    let mut settings = Settings::new();
+    for field in METHODS[index].entry.fields {
+        if let FieldDefault::Is(text) = field.default {
+            settings.insert(field.name.to_owned(), recant::recipe::default_value(field, text).unwrap());
+        }
+    }
+    settings
+}
+
+fn unlearned(index: usize, mask: Option<Vec<f32>>) -> (Vec<f32>, Vec<f32>) {
+    let (mut student, forget, retain) = tiny();
+    let before = student.theta().unwrap();
+    let teacher = student.teacher().unwrap();
+    let scene = Scene { forget: &forget, retain: &retain, rng: Rng::new(9), mask, desk: &NoDesk };
+    let entry = &METHODS[index].entry;
+    method::make(entry.name, &defaults(index)).unwrap().unlearn(&mut student, &scene).unwrap();
+    assert_eq!(teacher.theta().unwrap(), before, "{} moved a teacher", entry.name);
+    (before, student.theta().unwrap())
+}
+
+#[test]
+fn every_method_changes_the_student_and_repeats_to_the_byte() {
+    for (index, registered) in METHODS.iter().enumerate() {
+        let name = registered.entry.name;
+        let (before, after) = unlearned(index, None);
+        assert_eq!(before == after, name == "nothing", "{name}");
+        let bits = |theta: &[f32]| theta.iter().map(|w| w.to_bits()).collect::<Vec<_>>();
+        assert_eq!(bits(&after), bits(&unlearned(index, None).1), "{name} differs from run to run");
+    }
+}
+
+#[test]
+fn every_method_leaves_masked_weights_to_the_bit() {
+    for (index, registered) in METHODS.iter().enumerate() {
+        let length = tiny().0.len();
+        let mask: Vec<f32> = (0..length).map(|i| f32::from(u8::from(i % 3 == 0))).collect();
+        let (before, after) = unlearned(index, Some(mask.clone()));
+        let kept = (0..length).filter(|&i| mask[i] == 0.0).all(|i| before[i].to_bits() == after[i].to_bits());
+        assert!(kept, "{} moved a masked weight", registered.entry.name);
+    }
+}
+
+#[test]
+fn names_of_methods_are_unique_snake_case_and_short_worded() {
+    let names: Vec<&str> = METHODS.iter().map(|m| m.entry.name).collect();
+    for (index, registered) in METHODS.iter().enumerate() {
+        let entry = &registered.entry;
+        assert!(!names[..index].contains(&entry.name));
+        assert!(entry.name.chars().all(|c| c.is_ascii_lowercase() || c == '_'));
+        assert!(entry.about.len() < 60 && !entry.about.ends_with('.'), "{}", entry.about);
+    }
+    assert!(matches!(json!(names), Value::Array(_)));
+}
