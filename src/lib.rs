@@ -20,11 +20,9 @@ pub mod metric;
 // stages
 pub mod stage;
 // planning, pure
-pub mod expand;
-pub mod fingerprint;
+pub mod diagnose;
 pub mod plan;
 pub mod recipe;
-pub mod schedule;
 // effects
 pub mod event;
 pub mod execute;
