@@ -1,0 +1,130 @@
+//! Artifacts as bytes: one safetensors file with the tensors and, in one metadata entry, the record.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+use std::sync::Arc;
+
+use candle_core::safetensors::Load;
+use candle_core::{Device, Tensor};
+use safetensors::SafeTensors;
+use serde_json::{Value, json};
+
+use crate::artifact::{Artifact, Encoded, Mask, Scores, Weights};
+use crate::data::{Images, Part, Split};
+use crate::error::{Error, Result};
+use crate::kind::Kind;
+
+const ENTRY: &str = "recant";
+
+pub fn to_bytes(encoded: &Encoded) -> Result<Vec<u8>> {
+    // A map with one entry has but one order.
+    let metadata = HashMap::from([(ENTRY.to_owned(), encoded.record.to_string())]);
+    safetensors::serialize(&encoded.tensors, Some(metadata)).map_err(|error| Error::invalid(error.to_string()))
+}
+
+pub fn from_bytes(bytes: &[u8], path: &Path) -> Result<Encoded> {
+    let damaged = |why: String| Error::Damaged { path: path.to_owned(), why };
+    let (_, header) = SafeTensors::read_metadata(bytes).map_err(|error| damaged(error.to_string()))?;
+    let entry = header.metadata().as_ref().and_then(|map| map.get(ENTRY));
+    let record = entry.ok_or_else(|| damaged("it has no record".to_owned()))?;
+    let record = serde_json::from_str(record).map_err(|error| damaged(error.to_string()))?;
+    let file = SafeTensors::deserialize(bytes).map_err(|error| damaged(error.to_string()))?;
+    let mut tensors = BTreeMap::new();
+    for (name, view) in file.tensors() {
+        tensors.insert(name, view.load(&Device::Cpu)?);
+    }
+    Ok(Encoded { tensors, record })
+}
+
+pub fn encode(artifact: &Artifact) -> Result<Encoded> {
+    let mut tensors = BTreeMap::new();
+    let vector = |values: &[u32]| Tensor::from_slice(values, values.len(), &Device::Cpu);
+    let record = match artifact {
+        Artifact::Images(images) => {
+            let [channels, height, width] = images.size;
+            for (name, part) in parts(images) {
+                let shape = (part.len(), height, width, channels);
+                tensors.insert(format!("{name}.pixels"), Tensor::from_slice(&part.pixels, shape, &Device::Cpu)?);
+                tensors.insert(format!("{name}.labels"), vector(&part.labels)?);
+            }
+            json!({ "name": images.name, "classes": images.classes, "size": images.size, "mean": images.mean,
+                "std": images.std })
+        }
+        Artifact::Split(split) => {
+            tensors.insert("forget".to_owned(), vector(&split.forget)?);
+            json!({ "classes": split.classes, "retain": split.retain.len() })
+        }
+        Artifact::Model(weights) => {
+            tensors = weights.tensors.clone();
+            json!({ "arch": weights.arch, "trained_on": weights.trained_on })
+        }
+        Artifact::Mask(mask) => {
+            tensors.insert("keep".to_owned(), mask.keep.clone());
+            json!({ "arch": mask.arch })
+        }
+        Artifact::Scores(scores) => {
+            tensors = scores.tensors.clone();
+            scores.record.clone()
+        }
+        Artifact::Table(table) => (**table).clone(),
+    };
+    Ok(Encoded { tensors, record })
+}
+
+fn parts(images: &Images) -> [(&'static str, &Part); 4] {
+    [
+        ("train", &images.train),
+        ("validation", &images.validation),
+        ("test", &images.test),
+        ("unlabelled", &images.unlabelled),
+    ]
+}
+
+/// Back from bytes; a split needs the images that it indexes.
+pub fn decode(kind: Kind, encoded: Encoded, carried: Option<&Artifact>) -> Result<Artifact> {
+    let Encoded { mut tensors, record } = encoded;
+    let mut take = |name: &str| {
+        tensors.remove(name).ok_or_else(|| Error::invalid(format!("the artifact lacks the tensor `{name}`")))
+    };
+    fn field<T: serde::de::DeserializeOwned>(record: &Value, name: &str) -> Result<T> {
+        serde_json::from_value(record[name].clone())
+            .map_err(|error| Error::invalid(format!("the artifact's `{name}` cannot be read: {error}")))
+    }
+    Ok(match kind {
+        Kind::Images => {
+            let mut part = |name: &str| -> Result<Part> {
+                let pixels = take(&format!("{name}.pixels"))?.flatten_all()?.to_vec1::<u8>()?;
+                let labels = take(&format!("{name}.labels"))?.to_vec1::<u32>()?;
+                Ok(Part { pixels: Arc::new(pixels), labels: Arc::new(labels) })
+            };
+            let images = Images {
+                name: field(&record, "name")?,
+                classes: field(&record, "classes")?,
+                size: field(&record, "size")?,
+                mean: field(&record, "mean")?,
+                std: field(&record, "std")?,
+                train: part("train")?,
+                validation: part("validation")?,
+                test: part("test")?,
+                unlabelled: part("unlabelled")?,
+            };
+            images.check()?;
+            Artifact::Images(images.into())
+        }
+        Kind::Split => {
+            let Some(Artifact::Images(images)) = carried else {
+                return Err(Error::invalid("a split cannot be read without its images"));
+            };
+            let split = Split::new(images.clone(), take("forget")?.to_vec1()?, field(&record, "classes")?)?;
+            Artifact::Split(split.into())
+        }
+        Kind::Model => {
+            let (arch, trained_on) = (record["arch"].clone(), field(&record, "trained_on")?);
+            Artifact::Model(Weights { arch, tensors, trained_on }.into())
+        }
+        Kind::Mask => Artifact::Mask(Mask { arch: record["arch"].clone(), keep: take("keep")? }.into()),
+        Kind::Scores => Artifact::Scores(Scores { record, tensors }.into()),
+        Kind::Table => Artifact::Table(record.into()),
+        Kind::Features | Kind::Generator => return Err(Error::invalid(format!("{kind} cannot be kept yet"))),
+    })
+}
