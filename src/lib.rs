@@ -29,3 +29,5 @@ pub mod execute;
 pub mod report;
 pub mod store;
 pub mod terminal;
+// what a person types
+pub mod cli;

@@ -66,7 +66,8 @@ impl Plan {
         let drafts = drafts(recipe, evaluate)?;
         let mut graph: DiGraph<usize, String> = DiGraph::new();
         let nodes: Vec<NodeIndex> = (0..drafts.len()).map(|index| graph.add_node(index)).collect();
-        let by_name: BTreeMap<&str, NodeIndex> = drafts.iter().map(|d| d.name.as_str()).zip(nodes.iter().copied()).collect();
+        let by_name: BTreeMap<&str, NodeIndex> =
+            drafts.iter().map(|d| d.name.as_str()).zip(nodes.iter().copied()).collect();
         for (draft, &node) in drafts.iter().zip(&nodes) {
             for (role, input, _) in &draft.inputs {
                 if let Some(&from) = by_name.get(input.as_str()) {
@@ -98,11 +99,7 @@ impl Plan {
                 Step {
                     name: draft.name.clone(),
                     kind: draft.kind,
-                    makes: if draft.name == draft.declared.name {
-                        draft.declared.makes()
-                    } else {
-                        Kind::Scores
-                    },
+                    makes: if draft.name == draft.declared.name { draft.declared.makes() } else { Kind::Scores },
                     settings: draft.settings.clone(),
                     files: paths.iter().map(|(role, (path, _))| (role.clone(), path.clone())).collect(),
                     fields: all_fields.remove(&node).unwrap_or_default(),

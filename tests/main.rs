@@ -3,6 +3,6 @@
 mod support {
     pub mod golden;
 }
-mod numerics;
 mod methods;
 mod metrics;
+mod numerics;

@@ -22,11 +22,13 @@ fn settings(case: &Case) -> Settings {
     let hyper = &case.entry["hyper"];
     let mut settings = hyper.as_object().unwrap().clone();
     let base = hyper.get("lr").or(hyper.get("base_lr")).unwrap().clone();
-    let epochs = case.entry["steps"].as_array().unwrap().iter().map(|s| s["epoch"].as_u64().unwrap()).max().unwrap() + 1;
+    let epochs =
+        case.entry["steps"].as_array().unwrap().iter().map(|s| s["epoch"].as_u64().unwrap()).max().unwrap() + 1;
     settings.insert("lr".into(), base);
     settings.insert("epochs".into(), json!(epochs));
     let cosine = hyper.get("schedule").is_some_and(|s| s == "cosine");
-    settings.insert("schedule".into(), if cosine { json!({"cosine": {"floor": 0.0}}) } else { json!({"constant": {}}) });
+    settings
+        .insert("schedule".into(), if cosine { json!({"cosine": {"floor": 0.0}}) } else { json!({"constant": {}}) });
     settings
 }
 

@@ -38,8 +38,11 @@ fn golden_classification() {
 #[test]
 fn golden_svc_membership_attacks() {
     for case in golden::cases(|entry| entry["method"].as_str().is_some_and(|m| m.starts_with("metric_svc_mia"))) {
-        let called =
-            membership::svc(&rows(case.tensor("member")), &rows(case.tensor("nonmember")), &rows(case.tensor("forget")));
+        let called = membership::svc(
+            &rows(case.tensor("member")),
+            &rows(case.tensor("nonmember")),
+            &rows(case.tensor("forget")),
+        );
         let called: Vec<f64> = called.unwrap().into_iter().map(f64::from).collect();
         let share = called.iter().filter(|&&member| member == 0.0).count() as f64 / called.len() as f64;
         case.compare("prediction", &tensor(called));

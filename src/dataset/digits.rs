@@ -29,8 +29,10 @@ fn load(_: &[PathBuf]) -> Result<Images> {
     flate2::read::GzDecoder::new(FILE).read_to_string(&mut text).map_err(|error| bad(error.to_string()))?;
     let (mut pixels, mut labels) = (Vec::new(), Vec::new());
     for line in text.lines() {
-        let values: Vec<u32> =
-            line.split(',').map(|v| v.trim().parse().map_err(|_| bad(format!("not a number: `{v}`")))).collect::<Result<_>>()?;
+        let values: Vec<u32> = line
+            .split(',')
+            .map(|v| v.trim().parse().map_err(|_| bad(format!("not a number: `{v}`"))))
+            .collect::<Result<_>>()?;
         let [image @ .., label] = values.as_slice() else { continue };
         if image.len() != SIDE * SIDE {
             return Err(bad(format!("a line has {} pixels", image.len())));

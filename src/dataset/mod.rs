@@ -56,7 +56,10 @@ impl Dataset {
         let looked = if folders.is_empty() {
             "no data folder is given".to_owned()
         } else {
-            format!("it is not under {}", listed(&folders.iter().map(|f| f.display().to_string()).collect::<Vec<_>>(), "or"))
+            format!(
+                "it is not under {}",
+                listed(&folders.iter().map(|f| f.display().to_string()).collect::<Vec<_>>(), "or")
+            )
         };
         Err(Error::invalid(format!(
             "the data set `{}` is not at hand: {looked}; get {} from {} into DIR/{} and say --data DIR (or RECANT_DATA)",

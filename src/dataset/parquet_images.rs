@@ -20,8 +20,7 @@ pub(super) const CIFAR10: Dataset = Dataset {
     folders: &["cifar10/plain_text", "cifar10", "plain_text"],
     origin: "https://huggingface.co/datasets/uoft-cs/cifar10/tree/main/plain_text",
     load: |files| {
-        let classes =
-            ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"];
+        let classes = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"];
         load(files, "CIFAR-10", &classes, 32)
     },
 };
@@ -80,7 +79,8 @@ fn part(path: &Path, side: u32) -> Result<(Part, &'static str)> {
         .par_iter()
         .enumerate()
         .map(|(number, bytes)| {
-            let image = image::load_from_memory(bytes).map_err(|error| bad(format!("image {number}: {error}")))?.to_rgb8();
+            let image =
+                image::load_from_memory(bytes).map_err(|error| bad(format!("image {number}: {error}")))?.to_rgb8();
             if image.dimensions() == (side, side) {
                 Ok(image.into_raw())
             } else {

@@ -47,13 +47,8 @@ pub struct Registered {
 }
 
 /// The methods, as a recipe names them.
-pub static METHODS: &[Registered] = &[
-    nothing::METHOD,
-    finetune::METHOD,
-    neggrad::METHOD,
-    neggrad_plus::METHOD,
-    random_label::METHOD,
-];
+pub static METHODS: &[Registered] =
+    &[nothing::METHOD, finetune::METHOD, neggrad::METHOD, neggrad_plus::METHOD, random_label::METHOD];
 
 #[must_use]
 pub fn entries() -> Vec<&'static Entry> {

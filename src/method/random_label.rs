@@ -47,9 +47,8 @@ impl Method for RandomLabel {
         let steps = forget.steps(self.epochs) + scene.retain.steps(self.epochs);
         let mut trainer = scene.trainer(student, &self.recipe, steps)?;
         for epoch in 0..self.epochs {
-            trainer.epoch(epoch, &forget, |student, batch, _| {
-                cross_entropy(&student.train(&batch.x)?.logits, &batch.y)
-            })?;
+            trainer
+                .epoch(epoch, &forget, |student, batch, _| cross_entropy(&student.train(&batch.x)?.logits, &batch.y))?;
             trainer.epoch(epoch, scene.retain, |student, batch, _| {
                 Ok((cross_entropy(&student.train(&batch.x)?.logits, &batch.y)? * self.retain_weight)?)
             })?;

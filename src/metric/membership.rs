@@ -84,7 +84,8 @@ fn loss(evidence: &Evidence) -> Result<(Vec<Number>, Vec<String>)> {
         [sample(&forget, count, evidence.rng.fork("mia forget")), sample(&test, count, evidence.rng.fork("mia test"))]
             .concat();
     // Stratified folds: both sides are in random order already.
-    let folds: Vec<Vec<usize>> = (0..FOLDS).map(|fold| (0..2 * count).filter(|i| i % count % FOLDS == fold).collect()).collect();
+    let folds: Vec<Vec<usize>> =
+        (0..FOLDS).map(|fold| (0..2 * count).filter(|i| i % count % FOLDS == fold).collect()).collect();
     let member: Vec<bool> = (0..2 * count).map(|i| i < count).collect();
     let fits = cross_validate(&losses, &member, &folds);
     let accuracy = fits.iter().map(|fit| fit.accuracy).sum::<f64>() / FOLDS as f64;

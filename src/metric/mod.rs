@@ -109,10 +109,7 @@ pub fn names() -> Vec<&'static str> {
 }
 
 pub fn find(name: &str) -> Result<&'static Metric> {
-    METRICS
-        .iter()
-        .find(|metric| metric.name == name)
-        .ok_or_else(|| Error::invalid(format!("unknown metric `{name}`")))
+    METRICS.iter().find(|metric| metric.name == name).ok_or_else(|| Error::invalid(format!("unknown metric `{name}`")))
 }
 
 fn number(name: &str, value: f64, unit: &str, aim: Aim) -> Number {

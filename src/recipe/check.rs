@@ -78,7 +78,8 @@ impl Checker {
             (Type::Bool, Val::Bool(flag)) => Some(Value::from(*flag)),
             (Type::Int { min, max }, Val::Int(number)) if (min..=max).contains(&number) => Some(Value::from(*number)),
             (Type::Float { min, max }, Val::Float(_) | Val::Int(_)) => {
-                let number = if let Val::Int(n) = node.value { n as f64 } else { node.plain().as_f64().unwrap_or(f64::NAN) };
+                let number =
+                    if let Val::Int(n) = node.value { n as f64 } else { node.plain().as_f64().unwrap_or(f64::NAN) };
                 let inside = number.is_finite() && (*min..=*max).contains(&number);
                 if inside { Some(Value::from(number)) } else { self.outside(node, path, &expected(ty)) }
             }

@@ -6,8 +6,8 @@ pub mod node;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-pub use check::{Mention, default_value};
 use check::{Checker, suggest};
+pub use check::{Mention, default_value};
 use node::{Key, Node, Val};
 
 use crate::error::{Error, Mistake, Place, Result, Source};
@@ -143,7 +143,10 @@ fn load(path: &Path, reader: Reader, above: &mut Vec<PathBuf>) -> Result<Node> {
 fn unset(root: &mut Node, own: &Node) -> Result<()> {
     let Some(list) = own.get("unset") else { return Ok(()) };
     let Val::List(items) = &list.value else {
-        return Err(Error::Mistakes(vec![Mistake::at(&list.place, "`unset` takes a list of paths such as \"stages.x\"")]));
+        return Err(Error::Mistakes(vec![Mistake::at(
+            &list.place,
+            "`unset` takes a list of paths such as \"stages.x\"",
+        )]));
     };
     let mut mistakes = Vec::new();
     for item in items {
@@ -192,14 +195,18 @@ fn assign(root: &mut Node, assignment: &str) -> std::result::Result<(), Mistake>
 fn check_top(root: &Node, mistakes: &mut Vec<Mistake>) {
     match root.get("recipe") {
         Some(Node { value: Val::Int(1), .. }) => {}
-        Some(other) => mistakes.push(
-            Mistake::at(&other.place, format!("recipe format {} is unknown", other.plain())).label("expected 1"),
-        ),
+        Some(other) => mistakes
+            .push(Mistake::at(&other.place, format!("recipe format {} is unknown", other.plain())).label("expected 1")),
         None => mistakes.push(Mistake::at(&root.place, "a recipe begins with `recipe = 1`").label("add it here")),
     }
     for (key, _) in root.entries() {
         if !TOP.contains(&key.name.as_str()) {
-            mistakes.push(suggest(Mistake::at(&key.place, format!("unknown key `{}`", key.name)), &key.name, TOP, "key"));
+            mistakes.push(suggest(
+                Mistake::at(&key.place, format!("unknown key `{}`", key.name)),
+                &key.name,
+                TOP,
+                "key",
+            ));
         }
     }
     for key in ["name", "about"] {

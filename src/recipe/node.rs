@@ -69,9 +69,7 @@ fn node_of(value: &Spanned<DeValue>, source: &Arc<Source>) -> Result<Node, Vec<M
         }
         DeValue::Boolean(flag) => Val::Bool(*flag),
         DeValue::Datetime(_) => return Err(bad("a recipe has no use for dates")),
-        DeValue::Array(items) => {
-            Val::List(items.iter().map(|item| node_of(item, source)).collect::<Result<_, _>>()?)
-        }
+        DeValue::Array(items) => Val::List(items.iter().map(|item| node_of(item, source)).collect::<Result<_, _>>()?),
         DeValue::Table(table) => table_of(table, source)?,
     };
     Ok(Node { value, place })

@@ -26,7 +26,11 @@ pub const KIND: StageKind = StageKind {
     makes: Makes::Always(Kind::Split),
     fields: &[
         Field::required("data", Type::Stage(&[Kind::Images]), "the images to divide"),
-        Field::required("forget", Type::Table(FORGET), "{ count }, { share }, { classes }, { classes, count } or { file }"),
+        Field::required(
+            "forget",
+            Type::Table(FORGET),
+            "{ count }, { share }, { classes }, { classes, count } or { file }",
+        ),
         SEED,
     ],
     choice: None,
@@ -82,7 +86,10 @@ impl Stage for SplitStage {
         let share = self.forget.share.map(|share| (all as f64 * share).round() as usize);
         if let Some(count) = self.forget.count.or(share) {
             if count > candidates.len() {
-                return Err(Error::invalid(format!("{count} images are to be forgotten, but there are {}", candidates.len())));
+                return Err(Error::invalid(format!(
+                    "{count} images are to be forgotten, but there are {}",
+                    candidates.len()
+                )));
             }
             if count < candidates.len() {
                 Rng::new(self.seed).fork("forget").shuffle(&mut candidates);
@@ -100,7 +107,11 @@ fn class_number(class: &serde_json::Value, images: &Images) -> Result<u32> {
         other => other.as_u64().map(|n| n as usize).filter(|&n| n < images.classes.len()),
     };
     number.map(|n| n as u32).ok_or_else(|| {
-        Error::invalid(format!("{} has no class {class}; its classes are {}", images.name, listed(&images.classes, "and")))
+        Error::invalid(format!(
+            "{} has no class {class}; its classes are {}",
+            images.name,
+            listed(&images.classes, "and")
+        ))
     })
 }
 

@@ -68,19 +68,20 @@ struct Train {
 impl Stage for Train {
     fn run(&self, inputs: &Inputs, context: &Context) -> Result<Artifact> {
         let setting = &self.setting;
-        let (images, indices, words): (Arc<Images>, Vec<u32>, String) = match (inputs.get("data")?, setting.on.as_deref()) {
-            (Artifact::Images(images), None) => {
-                (images.clone(), (0..images.train.len() as u32).collect(), format!("all of {}", images.name))
-            }
-            (Artifact::Images(_), Some(_)) => {
-                return Err(Error::invalid("`on` is for a split, but `data` is images: leave it out"));
-            }
-            (Artifact::Split(split), Some(side)) => {
-                let indices = if side == "forget" { &split.forget } else { &split.retain };
-                (split.images.clone(), indices.clone(), format!("the {side} set of {}", split.images.name))
-            }
-            _ => return Err(Error::invalid("`data` is a split: say `on = \"retain\"` or `on = \"forget\"`")),
-        };
+        let (images, indices, words): (Arc<Images>, Vec<u32>, String) =
+            match (inputs.get("data")?, setting.on.as_deref()) {
+                (Artifact::Images(images), None) => {
+                    (images.clone(), (0..images.train.len() as u32).collect(), format!("all of {}", images.name))
+                }
+                (Artifact::Images(_), Some(_)) => {
+                    return Err(Error::invalid("`on` is for a split, but `data` is images: leave it out"));
+                }
+                (Artifact::Split(split), Some(side)) => {
+                    let indices = if side == "forget" { &split.forget } else { &split.retain };
+                    (split.images.clone(), indices.clone(), format!("the {side} set of {}", split.images.name))
+                }
+                _ => return Err(Error::invalid("`data` is a split: say `on = \"retain\"` or `on = \"forget\"`")),
+            };
         let arch = Arch::new(&setting.arch, images.classes.len(), images.size, &images.mean, &images.std)?;
         let rng = Rng::new(setting.seed);
         let mut model = Model::init(&arch, &rng.fork("init"), context.device)?;

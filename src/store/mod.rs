@@ -227,7 +227,8 @@ impl Store {
         for folder in fs::read_dir(self.root.join("objects")).into_iter().flatten().flatten() {
             for object in fs::read_dir(folder.path()).into_iter().flatten().flatten() {
                 let fingerprint = object.file_name().to_string_lossy().into_owned();
-                let digest = fs::read(object.path().join(ARTIFACT)).map(|bytes| blake3::hash(&bytes).to_hex().to_string());
+                let digest =
+                    fs::read(object.path().join(ARTIFACT)).map(|bytes| blake3::hash(&bytes).to_hex().to_string());
                 match (self.status(&fingerprint), digest) {
                     (Some(manifest), Ok(digest)) if manifest.digest == digest => sound += 1,
                     _ => {
