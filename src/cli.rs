@@ -273,7 +273,9 @@ fn run(path: &Path, names: &[String], common: &Common, how: &How) -> Result<u8> 
         say(&format!("nothing to run: {} cached", plural(plan.order.len(), "stage")));
     } else if !common.json && shown {
         let base = path.display();
-        say(&format!("next: change a setting and see what would run: recant plan {base} --set stages.NAME.lr=0.01"));
+        let tried = plan.order.iter().map(|&node| plan.step(node)).find(|step| step.settings.contains_key("method"));
+        let name = tried.map_or("NAME", |step| step.name.as_str());
+        say(&format!("next: see what another seed would take: recant plan {base} --set stages.{name}.seed=1"));
     }
     let signal = stop.load(Ordering::Relaxed);
     if signal != 0 {
@@ -552,7 +554,9 @@ fn look_after(action: &StoreAction, folder: Option<&Path>) -> Result<u8> {
         StoreAction::Verify => {
             let (sound, damaged) = store.verify();
             say(&format!("{} sound, {} damaged", plural(sound, "result"), damaged.len()));
-            damaged.iter().for_each(|print| say(&format!("  {print} was damaged and is put aside")));
+            for print in &damaged {
+                say(&format!("  {print} was damaged and is put aside"));
+            }
             Ok(if damaged.is_empty() { 0 } else { 3 })
         }
         StoreAction::Size => {

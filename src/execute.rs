@@ -71,7 +71,7 @@ pub fn run(
         store.prepare()?;
     }
     loop {
-        let damaged = round(plan, &needed, &redone, store, options, &mut summary)?;
+        let damaged = round(plan, &needed, &redone, store, options, &mut summary);
         if !damaged {
             break;
         }
@@ -103,7 +103,7 @@ fn round(
     store: &Store,
     options: &Options,
     summary: &mut Summary,
-) -> Result<bool> {
+) -> bool {
     let heights = plan.heights();
     let mut waiting: BTreeSet<NodeIndex> = needed.clone();
     let mut unfinished: BTreeSet<NodeIndex> = needed.clone();
@@ -141,14 +141,11 @@ fn round(
             if running == 0 {
                 break;
             }
-            let (node, result) = match receive.recv_timeout(Duration::from_secs(2)) {
-                Ok(message) => message,
-                Err(_) => {
-                    if let Ok(claims) = claims.lock() {
-                        claims.values().for_each(|claim| claim.beat());
-                    }
-                    continue;
+            let Ok((node, result)) = receive.recv_timeout(Duration::from_secs(2)) else {
+                if let Ok(claims) = claims.lock() {
+                    claims.values().for_each(|claim| claim.beat());
                 }
+                continue;
             };
             running -= 1;
             if let Ok(mut claims) = claims.lock() {
@@ -199,7 +196,7 @@ fn round(
     for node in waiting {
         summary.skipped.push(plan.step(node).name.clone());
     }
-    Ok(damaged && !summary.interrupted)
+    damaged && !summary.interrupted
 }
 
 /// One stage: claim, inputs, work, result.

@@ -3,6 +3,7 @@
 mod support {
     pub mod golden;
 }
+mod journey;
 mod methods;
 mod metrics;
 mod numerics;

@@ -1,6 +1,6 @@
 //! Accuracy and loss, over samples (not means of batch means).
 
-use super::{Aim, Answers, Evidence, Metric, Number, number};
+use super::{Aim, Answers, Evidence, Measured, Metric, number};
 use crate::error::Result;
 
 pub const ACCURACY: Metric = Metric {
@@ -29,7 +29,7 @@ pub fn accuracy(answers: &Answers, wanted: impl Fn(u32) -> bool) -> Option<f64> 
     (!chosen.is_empty()).then(|| right as f64 / chosen.len() as f64)
 }
 
-fn accuracies(evidence: &Evidence) -> Result<(Vec<Number>, Vec<String>)> {
+fn accuracies(evidence: &Evidence) -> Result<Measured> {
     let mut numbers = Vec::new();
     let mut add = |name: &str, share: Option<f64>, aim: Aim| {
         if let Some(share) = share {
@@ -50,7 +50,7 @@ fn accuracies(evidence: &Evidence) -> Result<(Vec<Number>, Vec<String>)> {
     Ok((numbers, Vec::new()))
 }
 
-fn losses(evidence: &Evidence) -> Result<(Vec<Number>, Vec<String>)> {
+fn losses(evidence: &Evidence) -> Result<Measured> {
     let parts = [
         ("loss.forget", &evidence.forget, Aim::LikeOracle),
         ("loss.retain", &evidence.retain, Aim::Lower),

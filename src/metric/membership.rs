@@ -8,7 +8,7 @@ use linfa::prelude::{Dataset, Fit, Predict};
 use linfa_svm::Svm;
 use ndarray::Array2;
 
-use super::{Aim, Evidence, Metric, Number, number};
+use super::{Aim, Evidence, Measured, Metric, number};
 use crate::error::{Error, Result};
 use crate::rng::Rng;
 
@@ -40,7 +40,7 @@ fn sample(values: &[f64], count: usize, mut rng: Rng) -> Vec<f64> {
     values
 }
 
-fn confidence(evidence: &Evidence) -> Result<(Vec<Number>, Vec<String>)> {
+fn confidence(evidence: &Evidence) -> Result<Measured> {
     let (retain, test) = (evidence.retain.confidence(), evidence.test.confidence());
     let count = retain.len().min(test.len()).min(SHADOWS);
     if count == 0 {
@@ -73,7 +73,7 @@ pub fn svc(members: &[Vec<f64>], strangers: &[Vec<f64>], asked: &[Vec<f64>]) -> 
     Ok(model.predict(&matrix(asked)?).to_vec())
 }
 
-fn loss(evidence: &Evidence) -> Result<(Vec<Number>, Vec<String>)> {
+fn loss(evidence: &Evidence) -> Result<Measured> {
     let (forget, test) = (evidence.forget.losses(), evidence.test.losses());
     let count = forget.len().min(test.len()).min(LOSSES);
     if count < FOLDS {

@@ -90,13 +90,16 @@ pub struct Evidence {
     pub rng: Rng,
 }
 
-/// A registered metric. `measure` gives its numbers and notes on how they came about (sample sizes).
+/// Numbers, and notes on how they came about (sample sizes).
+pub type Measured = (Vec<Number>, Vec<String>);
+
+/// A registered metric.
 #[derive(Debug)]
 pub struct Metric {
     pub name: &'static str,
     pub about: &'static str,
     pub paper: &'static str,
-    pub measure: fn(&Evidence) -> Result<(Vec<Number>, Vec<String>)>,
+    pub measure: fn(&Evidence) -> Result<Measured>,
 }
 
 /// The metrics, as a recipe names them.

@@ -86,10 +86,6 @@ pub fn decode(kind: Kind, encoded: Encoded, carried: Option<&Artifact>) -> Resul
     let mut take = |name: &str| {
         tensors.remove(name).ok_or_else(|| Error::invalid(format!("the artifact lacks the tensor `{name}`")))
     };
-    fn field<T: serde::de::DeserializeOwned>(record: &Value, name: &str) -> Result<T> {
-        serde_json::from_value(record[name].clone())
-            .map_err(|error| Error::invalid(format!("the artifact's `{name}` cannot be read: {error}")))
-    }
     Ok(match kind {
         Kind::Images => {
             let mut part = |name: &str| -> Result<Part> {
@@ -127,4 +123,9 @@ pub fn decode(kind: Kind, encoded: Encoded, carried: Option<&Artifact>) -> Resul
         Kind::Table => Artifact::Table(record.into()),
         Kind::Features | Kind::Generator => return Err(Error::invalid(format!("{kind} cannot be kept yet"))),
     })
+}
+
+fn field<T: serde::de::DeserializeOwned>(record: &Value, name: &str) -> Result<T> {
+    serde_json::from_value(record[name].clone())
+        .map_err(|error| Error::invalid(format!("the artifact's `{name}` cannot be read: {error}")))
 }

@@ -1,0 +1,405 @@
+//! The program as a user meets it: recipes in, tables out, nothing lost on the way.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+/// Small enough to run many times: an original, an oracle and one method on the digits.
+const SMALL: &str = r#"recipe = 1
+
+[params]
+epochs = 3
+
+[defaults]
+batch = 64
+
+[stages.images]
+kind = "dataset"
+source = "digits"
+
+[stages.split]
+kind = "split"
+data = "images"
+forget = { share = 0.1 }
+
+[stages.original]
+kind = "train"
+data = "images"
+arch = { name = "mlp", hidden = [16] }
+epochs = "${params.epochs}"
+
+[stages.retrained]
+kind = "train"
+data = "split"
+on = "retain"
+arch = { name = "mlp", hidden = [16] }
+epochs = "${params.epochs}"
+
+[stages.unlearned]
+kind = "unlearn"
+method = "neggrad_plus"
+model = "original"
+data = "split"
+epochs = 2
+
+[stages.table]
+kind = "compare"
+data = "split"
+reference = "retrained"
+models = ["original", "unlearned"]
+"#;
+
+struct Place {
+    folder: TempDir,
+}
+
+impl Place {
+    fn new(recipe: &str) -> Self {
+        let place = Self { folder: tempfile::tempdir().unwrap() };
+        place.write(recipe);
+        place
+    }
+
+    fn write(&self, recipe: impl AsRef<[u8]>) {
+        std::fs::write(self.folder.path().join("r.toml"), recipe).unwrap();
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_recant"));
+        command.args(args).current_dir(self.folder.path());
+        command.env_remove("RECANT_STORE").env_remove("RECANT_DATA").env("NO_COLOR", "1");
+        command
+    }
+
+    fn run(&self, args: &[&str]) -> Output {
+        self.command(args).output().unwrap()
+    }
+
+    /// The bytes of every artifact, by fingerprint.
+    fn artifacts(&self) -> BTreeMap<String, Vec<u8>> {
+        objects(self.folder.path())
+            .into_iter()
+            .map(|path| (name(&path), std::fs::read(path.join("artifact.safetensors")).unwrap()))
+            .collect()
+    }
+}
+
+fn name(path: &Path) -> String {
+    path.file_name().unwrap().to_string_lossy().into_owned()
+}
+
+fn objects(folder: &Path) -> Vec<PathBuf> {
+    let list = |path: PathBuf| std::fs::read_dir(path).into_iter().flatten().map(|entry| entry.unwrap().path());
+    let mut all: Vec<PathBuf> = list(folder.join(".recant/objects")).flat_map(list).collect();
+    all.sort();
+    all
+}
+
+fn out(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn err(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn good(output: Output) -> Output {
+    assert!(output.status.success(), "{}\n{}", out(&output), err(&output));
+    output
+}
+
+#[test]
+fn the_quickstart_ends_in_a_table_and_a_second_run_executes_nothing() {
+    let place = Place::new(include_str!("../recipes/quickstart.toml"));
+    let first = good(place.run(&["run", "r.toml"]));
+    for words in ["accuracy.forget", "neggrad_plus", "random_label", "next: "] {
+        assert!(out(&first).contains(words), "{}", out(&first));
+    }
+    let second = good(place.run(&["run", "r.toml"]));
+    assert!(out(&second).contains("nothing to run: 16 stages cached"), "{}", out(&second));
+    assert!(err(&second).is_empty(), "{}", err(&second));
+}
+
+#[test]
+fn every_recipe_that_ships_parses_and_its_wiring_holds() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("recipes");
+    let mut seen = 0;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let reader = |path: &Path| std::fs::read(path).map_err(recant::error::Error::io("read", path));
+        let recipe = recant::recipe::Recipe::read(&path, &reader, &[], recant::stage::STAGES);
+        let recipe = recipe.unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        recant::plan::Plan::new(&recipe, &recant::stage::evaluate::KIND, &BTreeMap::new()).unwrap();
+        seen += 1;
+    }
+    assert!(seen > 0);
+}
+
+#[test]
+fn a_renamed_stage_keeps_its_artifact_and_comments_change_nothing() {
+    let place = Place::new(SMALL);
+    good(place.run(&["run", "r.toml", "unlearned"]));
+    let renamed =
+        SMALL.replace("[stages.images]", "# a comment\n[stages.pictures]").replace("\"images\"", "\"pictures\"");
+    place.write(renamed);
+    let again = good(place.run(&["run", "r.toml", "unlearned"]));
+    assert!(out(&again).contains("nothing to run"), "{}", err(&again));
+}
+
+#[test]
+fn a_changed_setting_reruns_what_follows_and_plan_says_why() {
+    let place = Place::new(SMALL);
+    good(place.run(&["run", "r.toml"]));
+    let set = ["--set", "stages.unlearned.lr=0.002"];
+    let plan = good(place.run(&["plan", "r.toml", set[0], set[1]]));
+    let text = out(&plan);
+    assert!(text.contains("lr \"default\" -> 0.002"), "{text}");
+    assert!(text.contains("3 to run"), "{text}");
+    assert_eq!(place.run(&["plan", "r.toml", "--check", set[0], set[1]]).status.code(), Some(10));
+    assert_eq!(place.run(&["plan", "r.toml", "--check"]).status.code(), Some(0));
+    let run = good(place.run(&["run", "r.toml", set[0], set[1]]));
+    assert!(err(&run).contains("3 ran"), "{}", err(&run));
+}
+
+#[test]
+fn a_default_written_out_is_no_change() {
+    let place = Place::new(SMALL);
+    good(place.run(&["run", "r.toml"]));
+    let same = ["--set", "stages.unlearned.lr=0.01", "--set", "stages.original.optimizer={name=\"sgd\",momentum=0.9}"];
+    let again = good(place.run(&[&["run", "r.toml"], &same[..]].concat()));
+    assert!(out(&again).contains("nothing to run"), "{}", err(&again));
+}
+
+#[test]
+fn bytes_depend_on_neither_threads_nor_jobs() {
+    let places: Vec<Place> = ["1", "3"]
+        .iter()
+        .map(|count| {
+            let place = Place::new(SMALL);
+            let mut command = place.command(&["run", "r.toml", "--jobs", count]);
+            good(command.env("RAYON_NUM_THREADS", count).output().unwrap());
+            place
+        })
+        .collect();
+    assert_eq!(places[0].artifacts().len(), 9);
+    assert!(places[0].artifacts() == places[1].artifacts());
+}
+
+#[test]
+fn a_flipped_byte_is_found_and_made_again() {
+    let place = Place::new(SMALL);
+    good(place.run(&["run", "r.toml"]));
+    let before = place.artifacts();
+    for object in objects(place.folder.path()) {
+        let file = object.join("artifact.safetensors");
+        let mut bytes = std::fs::read(&file).unwrap();
+        let last = bytes.len() - 1;
+        bytes[last] ^= 1;
+        std::fs::write(&file, bytes).unwrap();
+    }
+    let again = place.run(&["run", "r.toml", "--set", "stages.unlearned.epochs=1"]);
+    assert!(err(&again).contains("warning: "), "{}", err(&again));
+    good(again);
+    assert_eq!(place.run(&["store", "verify"]).status.code(), Some(3));
+    assert_eq!(place.run(&["store", "verify"]).status.code(), Some(0));
+    good(place.run(&["run", "r.toml"]));
+    for (print, bytes) in place.artifacts() {
+        assert!(before.get(&print).is_none_or(|old| *old == bytes), "{print} came out differently");
+    }
+}
+
+#[test]
+fn a_truncated_artifact_is_a_miss() {
+    let place = Place::new(SMALL);
+    good(place.run(&["run", "r.toml"]));
+    let before = place.artifacts();
+    for object in objects(place.folder.path()) {
+        std::fs::write(object.join("artifact.safetensors"), b"short").unwrap();
+    }
+    let again = good(place.run(&["run", "r.toml"]));
+    assert!(err(&again).contains("9 ran"), "{}", err(&again));
+    assert!(before == place.artifacts());
+}
+
+#[test]
+fn a_killed_run_goes_on_from_its_checkpoint_and_ends_with_the_same_bytes() {
+    let long = SMALL.replace("epochs = 3", "epochs = 40");
+    let (whole, killed) = (Place::new(&long), Place::new(&long));
+    good(whole.run(&["run", "r.toml", "original"]));
+    let start = || {
+        let mut command = killed.command(&["run", "r.toml", "original", "--checkpoint-every", "0"]);
+        command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+    };
+    let mut resumed = 0;
+    for _ in 0..3 {
+        let mut child = start();
+        let partial = killed.folder.path().join(".recant/partial");
+        let since = Instant::now();
+        let saved = || std::fs::read_dir(&partial).is_ok_and(|mut entries| entries.next().is_some());
+        while !saved() && since.elapsed() < Duration::from_secs(20) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        std::thread::sleep(Duration::from_millis(60));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        resumed += usize::from(saved());
+    }
+    assert!(resumed > 0, "no kill hit a stage at work");
+    let last = good(killed.run(&["run", "r.toml", "original"]));
+    assert!(err(&last).contains("resuming original at step"), "{}", err(&last));
+    assert!(whole.artifacts() == killed.artifacts());
+}
+
+#[test]
+fn an_interrupt_saves_and_the_plain_rerun_goes_on() {
+    let place = Place::new(&SMALL.replace("epochs = 3", "epochs = 400"));
+    let mut command = place.command(&["run", "r.toml", "original"]);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    std::thread::sleep(Duration::from_millis(700));
+    let signal = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(signal.success());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130), "{}", err(&output));
+    assert!(err(&output).contains("goes on from here"), "{}", err(&output));
+    let plan = good(place.run(&["plan", "r.toml"]));
+    assert!(out(&plan).contains("resume  original"), "{}", out(&plan));
+}
+
+#[test]
+fn two_runs_at_once_compute_each_stage_once() {
+    let place = Place::new(SMALL);
+    let start = || {
+        let mut command = place.command(&["run", "r.toml", "--json"]);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    let outputs: Vec<Output> =
+        [start(), start()].into_iter().map(|child| good(child.wait_with_output().unwrap())).collect();
+    let finished: usize = outputs.iter().map(|output| out(output).matches("\"event\":\"finished\"").count()).sum();
+    assert_eq!(finished, 9, "{}\n{}", out(&outputs[0]), out(&outputs[1]));
+}
+
+#[test]
+fn a_failed_stage_fails_only_what_depends_on_it() {
+    let place = Place::new(SMALL);
+    let output = place.run(&["run", "r.toml", "--set", "stages.unlearned.lr=1e30"]);
+    assert_eq!(output.status.code(), Some(1));
+    let text = err(&output);
+    assert!(
+        text.contains("FAILED   unlearned: the loss is NaN") || text.contains("FAILED   unlearned: the gradient"),
+        "{text}"
+    );
+    assert!(text.contains("lower the learning rate"), "{text}");
+    assert!(text.contains("skipped  table"), "{text}");
+    assert!(text.contains("done     evaluate(retrained, split)"), "{text}");
+}
+
+/// What `recant run` says about a recipe that is wrong: exit code 2, nothing made.
+fn refused(recipe: impl AsRef<[u8]>) -> String {
+    let place = Place::new("");
+    place.write(recipe);
+    let output = place.run(&["run", "r.toml"]);
+    assert_eq!(output.status.code(), Some(2), "{}", err(&output));
+    assert!(!place.folder.path().join(".recant").exists());
+    err(&output)
+}
+
+#[test]
+fn mistakes_come_all_at_once_with_place_and_suggestion() {
+    let wrong = SMALL
+        .replace("\"neggrad_plus\"", "\"neggrad_pluss\"")
+        .replace("on = \"retain\"", "on = \"retained\"")
+        .replace("share = 0.1", "share = 1.5")
+        .replace("batch = 64", "batch = 64\nbatchh = 3");
+    let text = refused(&wrong);
+    assert!(text.contains("unknown method `neggrad_pluss`"), "{text}");
+    assert!(text.contains("did you mean `neggrad_plus`?"), "{text}");
+    assert!(text.contains("r.toml:34:10"), "{text}");
+    assert!(text.contains("unknown value `retained`"), "{text}");
+    assert!(text.contains("a number from 0 to 1"), "{text}");
+    assert!(text.contains("the default `batchh` reaches no stage"), "{text}");
+    assert!(text.contains("4 mistakes; nothing was run"), "{text}");
+}
+
+#[test]
+fn wiring_is_checked_before_anything_runs() {
+    let text = refused(SMALL.replace("model = \"original\"", "model = \"split\""));
+    assert!(text.contains("`model` must be a stage that makes model, but `split` makes split"), "{text}");
+    let text = refused(SMALL.replace("model = \"original\"", "model = \"originl\""));
+    assert!(text.contains("there is no stage `originl`") && text.contains("did you mean `original`?"), "{text}");
+    let text = refused(SMALL.replace("model = \"original\"", "model = \"unlearned\""));
+    assert!(text.contains("stages wait for each other: unlearned -> unlearned"), "{text}");
+}
+
+#[test]
+fn bad_texts_get_one_clear_error() {
+    assert!(refused("").contains("a recipe begins with `recipe = 1`"));
+    assert!(refused(b"\xff\xfe\x00").contains("is not a text"));
+    assert!(refused(vec![b'#'; 5 << 20]).contains("no recipe is that large"));
+    assert!(refused(&SMALL[..SMALL.len() - 3]).contains("r.toml:42:"));
+    let place = Place::new("");
+    let output = place.run(&["run", "absent.toml"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(err(&output).contains("absent.toml"));
+}
+
+#[test]
+fn no_cut_of_a_recipe_makes_the_parser_panic() {
+    let reader = |text: Vec<u8>| move |_: &Path| Ok(text.clone());
+    for end in (0..SMALL.len()).step_by(3) {
+        for text in [SMALL[..end].to_owned(), SMALL[end..].to_owned(), SMALL.replacen(&SMALL[end..=end], "=", 1)] {
+            let read = reader(text.into_bytes());
+            let _ = recant::recipe::Recipe::read(Path::new("x.toml"), &read, &[], recant::stage::STAGES);
+        }
+    }
+}
+
+#[test]
+fn a_base_recipe_is_extended_and_its_mistakes_keep_their_place() {
+    let place = Place::new(SMALL);
+    let own = "recipe = 1\nextends = \"r.toml\"\nunset = [\"stages.table\"]\n[stages.unlearned]\nepochs = 1\n";
+    std::fs::write(place.folder.path().join("own.toml"), own).unwrap();
+    good(place.run(&["run", "own.toml"]));
+    std::fs::write(place.folder.path().join("own.toml"), own.replace("epochs", "epoch")).unwrap();
+    let text = err(&place.run(&["run", "own.toml"]));
+    assert!(text.contains("own.toml:5:1") && text.contains("did you mean `epochs`?"), "{text}");
+}
+
+#[test]
+fn forget_sets_of_none_and_of_all_are_errors_and_of_one_runs() {
+    let place = Place::new(SMALL);
+    let forget = |what: &str| format!("stages.split.forget={what}");
+    assert_eq!(place.run(&["run", "r.toml", "--set", &forget("{count=0}")]).status.code(), Some(2));
+    let all = place.run(&["run", "r.toml", "split", "--set", &forget("{share=1.0}")]);
+    assert!(err(&all).contains("nothing is left to retain"), "{}", err(&all));
+    let gone = place.run(&["run", "r.toml", "split", "--set", &forget("{classes=[12]}")]);
+    assert!(err(&gone).contains("has no class 12"), "{}", err(&gone));
+    good(place.run(&["run", "r.toml", "--set", &forget("{count=1}")]));
+    good(place.run(&["run", "r.toml", "--set", &forget("{classes=[3]}")]));
+}
+
+#[test]
+fn diff_names_the_factor_and_warns_of_two() {
+    let place = Place::new(SMALL);
+    let other = |text: &str| std::fs::write(place.folder.path().join("b.toml"), text).unwrap();
+    other(&SMALL.replace("epochs = 2", "epochs = 4"));
+    let text = out(&good(place.run(&["diff", "r.toml", "b.toml"])));
+    assert!(text.contains("parts at unlearned: epochs 2 -> 4"), "{text}");
+    assert!(!text.contains("warning"), "{text}");
+    other(&SMALL.replace("epochs = 2", "epochs = 4\nlr = 0.5"));
+    let text = out(&good(place.run(&["diff", "r.toml", "b.toml"])));
+    assert!(text.contains("2 settings differ at once"), "{text}");
+}
+
+#[test]
+fn lists_and_help_come_from_the_tables() {
+    let place = Place::new(SMALL);
+    assert!(out(&good(place.run(&["list", "methods"]))).contains("neggrad_plus"));
+    assert!(out(&good(place.run(&["help", "neggrad_plus"]))).contains("arxiv.org/abs/2302.09880"));
+    let unknown = place.run(&["help", "negrad"]);
+    assert_eq!(unknown.status.code(), Some(2));
+    assert!(err(&unknown).contains("did you mean `neggrad`?"));
+    assert!(out(&good(place.run(&["graph", "r.toml"]))).starts_with("flowchart LR"));
+}
