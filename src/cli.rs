@@ -366,7 +366,7 @@ fn plan(path: &Path, common: &Common, check: bool) -> Result<u8> {
         let why = match (does, nearest) {
             ("cached" | "unused", _) => String::new(),
             ("resume", _) => "goes on from its checkpoint".to_owned(),
-            (_, Some(old)) => differences(&old.fields, &step.fields).join("; "),
+            (_, Some(old)) => differences(&old.fields, &step.fields, &step.defaults).join("; "),
             (_, None) => "new".to_owned(),
         };
         let took = there.as_ref().or(nearest).map(|manifest| manifest.seconds);
@@ -392,7 +392,9 @@ fn plan(path: &Path, common: &Common, check: bool) -> Result<u8> {
 /// The latest result of a stage of this kind and name, else of this kind, with the fewest differences.
 fn nearest_past<'m>(step: &Step, past: &'m [Manifest]) -> Option<&'m Manifest> {
     let same = past.iter().filter(|old| old.kind == step.kind.name && old.stage == step.name);
-    same.min_by_key(|old| (differences(&old.fields, &step.fields).len(), std::cmp::Reverse(&old.finished)))
+    same.min_by_key(|old| {
+        (differences(&old.fields, &step.fields, &step.defaults).len(), std::cmp::Reverse(&old.finished))
+    })
 }
 
 fn diff(paths: &[PathBuf], common: &Common) -> Result<u8> {
@@ -415,7 +417,7 @@ fn diff(paths: &[PathBuf], common: &Common) -> Result<u8> {
         if one.fingerprint == two.fingerprint {
             continue;
         }
-        let changes = differences(&one.fields, &two.fields);
+        let changes = differences(&one.fields, &two.fields, &one.defaults);
         let own: Vec<&String> = changes.iter().filter(|change| !change.starts_with("the input")).collect();
         lines.push(format!("parts at {}: {}", one.name, changes.join("; ")));
         factors.extend(own.into_iter().map(|change| format!("{}.{change}", one.name)));

@@ -16,8 +16,8 @@ use serde_json::{Value, json};
 
 use crate::error::{Error, Mistake, Place, Result, nearest};
 use crate::kind::Kind;
-use crate::recipe::{Declared, Recipe, is_default};
-use crate::settings::{Settings, Type};
+use crate::recipe::{Declared, Recipe, default_value, is_default};
+use crate::settings::{Default, Field, Settings, Type};
 use crate::stage::StageKind;
 
 /// Raised when fingerprints are made another way.
@@ -38,6 +38,8 @@ pub struct Step {
     pub settings: Settings,
     pub files: BTreeMap<String, PathBuf>,
     pub fields: Fields,
+    /// The defaults of its settings, by name: what leaves no trace in the fields.
+    pub defaults: Settings,
     /// Lower-case hex.
     pub fingerprint: String,
     pub place: Place,
@@ -103,6 +105,7 @@ impl Plan {
                     settings: draft.settings.clone(),
                     files: paths.iter().map(|(role, (path, _))| (role.clone(), path.clone())).collect(),
                     fields: all_fields.remove(&node).unwrap_or_default(),
+                    defaults: defaults(draft),
                     fingerprint: fingerprints.get(&node).cloned().unwrap_or_default(),
                     place: draft.declared.place.clone(),
                 }
@@ -249,17 +252,28 @@ fn implied<'r>(declared: &'r Declared, model: &str, evaluate: &'static StageKind
     Draft { declared, name: format!("evaluate({model}, {data})"), kind: evaluate, settings, inputs }
 }
 
+fn fields_of(draft: &Draft) -> Vec<&'static Field> {
+    let hidden = draft.name != draft.declared.name;
+    if hidden { draft.kind.fields.iter().collect() } else { draft.declared.fields().collect() }
+}
+
+fn defaults(draft: &Draft) -> Settings {
+    let of = |field: &&'static Field| match field.default {
+        Default::Is(text) => Some((field.name.to_owned(), default_value(field, text)?)),
+        _ => None,
+    };
+    fields_of(draft).iter().filter_map(of).collect()
+}
+
 /// Kind, method and settings, without inputs and files.
 fn own_fields(draft: &Draft) -> Fields {
     let hidden = draft.name != draft.declared.name;
     let mut fields = Fields::new();
     fields.insert("kind".to_owned(), json!(format!("{} {}", draft.kind.name, draft.kind.version)));
-    let own: Vec<&crate::settings::Field> =
-        if hidden { draft.kind.fields.iter().collect() } else { draft.declared.fields().collect() };
     if let (Some(choice), Some(entry), false) = (&draft.kind.choice, draft.declared.choice, hidden) {
         fields.insert(choice.key.to_owned(), json!(format!("{} {}", entry.name, entry.version)));
     }
-    for field in own {
+    for field in fields_of(draft) {
         let Some(value) = draft.settings.get(field.name) else { continue };
         let elsewhere = matches!(field.ty, Type::Path | Type::Stage(_) | Type::Stages(_)) && !draft.kind.collects;
         if !elsewhere && !is_default(field, value) {
@@ -270,7 +284,7 @@ fn own_fields(draft: &Draft) -> Fields {
     fields
 }
 
-fn without_paths(fields: &[crate::settings::Field], value: &Value) -> Value {
+fn without_paths(fields: &[Field], value: &Value) -> Value {
     let mut value = value.clone();
     if let Some(table) = value.as_object_mut() {
         table.retain(|name, _| !fields.iter().any(|f| f.name == name && matches!(f.ty, Type::Path)));
@@ -317,14 +331,16 @@ fn cycle(graph: &DiGraph<usize, String>, drafts: &[Draft]) -> Error {
     Error::Mistakes(vec![mistake])
 }
 
-/// Why a step is not what an earlier result of the same stage was: each field that differs, old and new.
+/// Why a step is not what an earlier result of the same stage was: each field that differs, old and new. A setting
+/// that left no trace had its default.
 #[must_use]
-pub fn differences(old: &Fields, new: &Fields) -> Vec<String> {
+pub fn differences(old: &Fields, new: &Fields, defaults: &Settings) -> Vec<String> {
     let names: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
-    let default = json!("default");
+    let absent = json!(null);
     let mut found = Vec::new();
     for name in names {
-        let (before, after) = (old.get(name).unwrap_or(&default), new.get(name).unwrap_or(&default));
+        let default = name.strip_prefix("set ").and_then(|setting| defaults.get(setting)).unwrap_or(&absent);
+        let (before, after) = (old.get(name).unwrap_or(default), new.get(name).unwrap_or(default));
         if before == after {
             continue;
         }

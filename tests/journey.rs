@@ -138,6 +138,90 @@ fn every_recipe_that_ships_parses_and_its_wiring_holds() {
     assert!(seen > 0);
 }
 
+/// Every TOML block of the README and the docs that is a recipe.
+#[test]
+fn every_recipe_in_the_docs_parses_and_its_wiring_holds() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut files: Vec<PathBuf> =
+        std::fs::read_dir(root.join("docs")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.push(root.join("README.md"));
+    let mut seen = 0;
+    for file in files {
+        let text = std::fs::read_to_string(&file).unwrap();
+        for block in text.split("```toml").skip(1) {
+            let block = block.split("```").next().unwrap().to_owned();
+            let read = |_: &Path| Ok(block.clone().into_bytes());
+            let recipe = recant::recipe::Recipe::read(&file, &read, &[], recant::stage::STAGES);
+            let recipe = recipe.unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+            recant::plan::Plan::new(&recipe, &recant::stage::evaluate::KIND, &BTreeMap::new()).unwrap();
+            seen += 1;
+        }
+    }
+    assert!(seen > 0);
+}
+
+/// Real checkpoints of the formats that people have: what `train` made, by way of safetensors and of PyTorch's zip.
+#[test]
+fn a_checkpoint_is_complete_or_names_the_parameter() {
+    let place = Place::new(SMALL);
+    let weights = |hidden: usize| {
+        let tensor = |rows: usize, columns: usize| {
+            let values: Vec<f32> = (0..rows * columns).map(|i| (i as f32).sin()).collect();
+            candle_core::Tensor::from_vec(values, (rows, columns), &candle_core::Device::Cpu).unwrap()
+        };
+        let flat = |count: usize| tensor(1, count).squeeze(0).unwrap();
+        std::collections::HashMap::from([
+            ("module.hidden.0.weight", tensor(hidden, 64)),
+            ("module.hidden.0.bias", flat(hidden)),
+            ("module.fc.weight", tensor(10, hidden)),
+            ("module.fc.bias", flat(10)),
+        ])
+    };
+    let file = place.folder.path().join("w.safetensors");
+    candle_core::safetensors::save(&weights(16), &file).unwrap();
+    let stage = "\n[stages.given]\nkind = \"checkpoint\"\npath = \"w.safetensors\"\n\
+        arch = { name = \"mlp\", hidden = [16] }\ntrained_on = \"images\"\n";
+    let recipe = SMALL.replace("model = \"original\"", "model = \"given\"") + stage;
+    place.write(&recipe);
+    good(place.run(&["run", "r.toml", "unlearned"]));
+    candle_core::safetensors::save(&weights(12), &file).unwrap();
+    let wrong = place.run(&["run", "r.toml", "given"]);
+    assert!(err(&wrong).contains("`hidden.0.weight` has the shape [12, 64]"), "{}", err(&wrong));
+    let mut missing = weights(16);
+    missing.remove("module.fc.bias");
+    candle_core::safetensors::save(&missing, &file).unwrap();
+    assert!(err(&place.run(&["run", "r.toml", "given"])).contains("the checkpoint lacks `fc.bias`"));
+    let whole = std::fs::read(&file).unwrap();
+    std::fs::write(&file, &whole[..whole.len() / 2]).unwrap();
+    let cut = place.run(&["run", "r.toml", "given"]);
+    assert_eq!(cut.status.code(), Some(1));
+    assert!(err(&cut).contains("w.safetensors"), "{}", err(&cut));
+    std::fs::remove_file(&file).unwrap();
+    assert_eq!(place.run(&["run", "r.toml", "given"]).status.code(), Some(1));
+}
+
+/// `tests/data/tiny.pth.tar` has the layout of `torch.save({"epoch": 300, "state_dict": ...})` from a wrapped network;
+/// element j of a tensor of k elements is j / k.
+#[test]
+fn a_pytorch_checkpoint_gives_its_own_numbers() {
+    let stage = "\n[stages.given]\nkind = \"checkpoint\"\npath = \"tiny.pth.tar\"\n\
+        arch = { name = \"mlp\", hidden = [2] }\ntrained_on = \"images\"\n";
+    let place = Place::new(&(SMALL.to_owned() + stage));
+    let fixture = include_bytes!("data/tiny.pth.tar");
+    std::fs::write(place.folder.path().join("tiny.pth.tar"), fixture).unwrap();
+    good(place.run(&["run", "r.toml", "given"]));
+    let read =
+        |path: &PathBuf| candle_core::safetensors::load(path.join("artifact.safetensors"), &candle_core::Device::Cpu);
+    let weights =
+        objects(place.folder.path()).iter().map(|p| read(p).unwrap()).find(|t| t.contains_key("fc.bias")).unwrap();
+    let want: Vec<f32> = (0..10).map(|j| j as f32 / 10.0).collect();
+    assert_eq!(weights["fc.bias"].to_vec1::<f32>().unwrap(), want);
+    assert_eq!(weights["hidden.0.weight"].to_vec2::<f32>().unwrap()[1][3], 67.0 / 128.0);
+    std::fs::write(place.folder.path().join("tiny.pth.tar"), &fixture[..fixture.len() / 2]).unwrap();
+    let cut = place.run(&["run", "r.toml", "given"]);
+    assert!(err(&cut).contains("not a PyTorch file in zip format"), "{}", err(&cut));
+}
+
 #[test]
 fn a_renamed_stage_keeps_its_artifact_and_comments_change_nothing() {
     let place = Place::new(SMALL);
@@ -156,7 +240,7 @@ fn a_changed_setting_reruns_what_follows_and_plan_says_why() {
     let set = ["--set", "stages.unlearned.lr=0.002"];
     let plan = good(place.run(&["plan", "r.toml", set[0], set[1]]));
     let text = out(&plan);
-    assert!(text.contains("lr \"default\" -> 0.002"), "{text}");
+    assert!(text.contains("lr 0.01 -> 0.002"), "{text}");
     assert!(text.contains("3 to run"), "{text}");
     assert_eq!(place.run(&["plan", "r.toml", "--check", set[0], set[1]]).status.code(), Some(10));
     assert_eq!(place.run(&["plan", "r.toml", "--check"]).status.code(), Some(0));

@@ -1,5 +1,6 @@
 //! Stages: each turns artifacts into one artifact. Planning reads `StageKind`; execution calls `Stage::run`.
 
+pub mod checkpoint;
 pub mod compare;
 pub mod dataset;
 pub mod evaluate;
@@ -129,7 +130,7 @@ impl Desk for NoDesk {
 
 /// All kinds of stage, in the order they are listed to users.
 pub static STAGES: &[&StageKind] =
-    &[&dataset::KIND, &split::KIND, &train::KIND, &unlearn::KIND, &evaluate::KIND, &compare::KIND];
+    &[&dataset::KIND, &split::KIND, &checkpoint::KIND, &train::KIND, &unlearn::KIND, &evaluate::KIND, &compare::KIND];
 
 /// The kind of that name.
 #[must_use]

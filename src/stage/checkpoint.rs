@@ -1,0 +1,113 @@
+//! `checkpoint`: a model from a file: safetensors, or PyTorch's zip format with torchvision's names. Complete, or an
+//! error that names the parameter.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use candle_core::pickle::PthTensors;
+use candle_core::{Device, Tensor};
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::{Context, Inputs, Makes, Stage, StageKind};
+use crate::artifact::{Artifact, Weights};
+use crate::error::{Error, Result};
+use crate::kind::Kind;
+use crate::nn::arch::{self, Arch};
+use crate::nn::model::Model;
+use crate::rng::Rng;
+use crate::settings::{Field, SEED, Type, read};
+
+pub const KIND: StageKind = StageKind {
+    name: "checkpoint",
+    about: "a model from a safetensors or PyTorch file",
+    version: 1,
+    makes: Makes::Always(Kind::Model),
+    fields: &[
+        Field::required("path", Type::Path, "the file: .safetensors, or .pth, .pth.tar, .pt, .bin"),
+        Field::required("arch", Type::Named { noun: "architecture", entries: arch::entries }, "the network"),
+        Field::required("trained_on", Type::Stage(&[Kind::Images, Kind::Split]), "what it is said to be trained on"),
+        Field::or("fresh", Type::List(&Type::Text), "[]", "first letters of names that start anew, not from the file"),
+        SEED,
+    ],
+    choice: None,
+    collects: false,
+    make: |settings| Ok(Box::new(read::<Checkpoint>(settings)?)),
+    check: |_| Vec::new(),
+};
+
+#[derive(Debug, Deserialize)]
+struct Checkpoint {
+    arch: Value,
+    fresh: Vec<String>,
+    seed: u64,
+}
+
+impl Stage for Checkpoint {
+    fn run(&self, inputs: &Inputs, context: &Context) -> Result<Artifact> {
+        let (images, words) = match inputs.get("trained_on")? {
+            Artifact::Images(images) => (images.clone(), format!("all of {}", images.name)),
+            Artifact::Split(split) => (split.images.clone(), format!("the retain set of {}", split.images.name)),
+            other => return Err(Error::invalid(format!("`trained_on` is {}", other.kind()))),
+        };
+        let path = context.files.get("path").ok_or_else(|| Error::invalid("the checkpoint's file is not known"))?;
+        let arch = Arch::new(&self.arch, images.classes.len(), images.size, &images.mean, &images.std)?;
+        let mut tensors = load(path)?;
+        let fresh = |name: &str| self.fresh.iter().any(|prefix| name.starts_with(prefix.as_str()));
+        if !self.fresh.is_empty() {
+            tensors.retain(|name, _| !fresh(name));
+            let start = Model::init(&arch, &Rng::new(self.seed).fork("init"), &Device::Cpu)?.tensors()?;
+            tensors.extend(start.into_iter().filter(|(name, _)| fresh(name)));
+        }
+        let model = Model::from_tensors(&arch, &tensors, &Device::Cpu)
+            .map_err(|error| Error::bad_file(path, error.to_string()))?;
+        let trained_on = format!("{words} (as the recipe says)");
+        Ok(Artifact::Model(Weights { arch: arch.to_value()?, tensors: model.tensors()?, trained_on }.into()))
+    }
+}
+
+/// Named tensors of a file, with wrappers and prefixes taken off.
+fn load(path: &Path) -> Result<BTreeMap<String, Tensor>> {
+    let bad = |error: &candle_core::Error| Error::bad_file(path, error.to_string().lines().next().unwrap_or_default());
+    if path.extension().is_some_and(|extension| extension == "safetensors") {
+        let tensors = candle_core::safetensors::load(path, &Device::Cpu).map_err(|error| bad(&error))?;
+        return Ok(tensors.into_iter().map(|(name, tensor)| (bare(&name).to_owned(), tensor)).collect());
+    }
+    let mut best = BTreeMap::new();
+    let mut first = None;
+    for key in [Some("state_dict"), Some("model"), Some("net"), None] {
+        let file = match PthTensors::new(path, key) {
+            Ok(file) => file,
+            Err(error) => {
+                first.get_or_insert(error);
+                continue;
+            }
+        };
+        let mut tensors = BTreeMap::new();
+        let names: BTreeSet<&String> = file.tensor_infos().keys().collect();
+        for name in names {
+            // Candle's own reader of whole files leaves out what it cannot read; a missing parameter is an error here.
+            let tensor = file.get(name).map_err(|error| Error::bad_file(path, format!("`{name}`: {error}")))?;
+            let missing = || Error::bad_file(path, format!("`{name}` cannot be read"));
+            tensors.insert(bare(name).to_owned(), tensor.ok_or_else(missing)?);
+        }
+        if tensors.len() > best.len() {
+            best = tensors;
+        }
+    }
+    if best.is_empty() {
+        let why = first.map_or("it holds no tensors".to_owned(), |error| error.to_string());
+        let why = why.lines().next().unwrap_or_default().to_owned();
+        return Err(Error::bad_file(path, format!("not a PyTorch file in zip format (1.6 and later): {why}")));
+    }
+    Ok(best)
+}
+
+/// Without the prefixes that wrappers put on.
+fn bare(name: &str) -> &str {
+    let mut name = name;
+    while let Some(rest) = ["module.", "base_model.", "backbone."].iter().find_map(|prefix| name.strip_prefix(prefix)) {
+        name = rest;
+    }
+    name
+}
