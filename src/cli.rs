@@ -78,6 +78,17 @@ enum Command {
         #[arg(long)]
         check: bool,
     },
+    /// Print the recipe with everything merged, replaced and filled in
+    Show {
+        recipe: PathBuf,
+        /// Say behind every value where it was set
+        #[arg(long)]
+        origins: bool,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Print the JSON Schema of recipes, for editors
+    Schema,
     /// Compare recipes: what differs, which stages they share, where they part
     Diff {
         #[arg(num_args = 2, required = true)]
@@ -151,6 +162,14 @@ pub fn main() -> u8 {
             run(&recipe, &stages, &common, &how)
         }
         Command::Plan { recipe, common, check } => plan(&recipe, &common, check),
+        Command::Show { recipe, origins, common } => read(&recipe, &common.set).map(|recipe| {
+            say(&crate::show::text(&recipe, origins));
+            0
+        }),
+        Command::Schema => {
+            say(&format!("{:#}", crate::schema::schema(STAGES)));
+            Ok(0)
+        }
         Command::Diff { recipes, common } => diff(&recipes, &common),
         Command::Graph { recipe, dot, common } => graph(&recipe, dot, &common),
         Command::Report { recipe, format, common } => tables(&recipe, format, &common),

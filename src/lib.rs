@@ -23,6 +23,8 @@ pub mod stage;
 pub mod diagnose;
 pub mod plan;
 pub mod recipe;
+pub mod schema;
+pub mod show;
 // effects
 pub mod event;
 pub mod execute;

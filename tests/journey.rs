@@ -487,3 +487,33 @@ fn lists_and_help_come_from_the_tables() {
     assert!(err(&unknown).contains("did you mean `neggrad`?"));
     assert!(out(&good(place.run(&["graph", "r.toml"]))).starts_with("flowchart LR"));
 }
+
+#[test]
+fn show_says_where_each_value_was_set_and_is_itself_a_recipe() {
+    let place = Place::new(SMALL);
+    let set = ["--set", "stages.unlearned.lr=0.002"];
+    let text = out(&good(place.run(&["show", "r.toml", "--origins", set[0], set[1]])));
+    let line = |start: &str| text.lines().find(|line| line.starts_with(start)).unwrap_or_else(|| panic!("{text}"));
+    assert!(line("lr = 0.002").ends_with("# --set:1:1"), "{text}");
+    assert!(line("batch = 64").contains("# [defaults], r.toml:7:9"), "{text}");
+    assert!(line("a = 0.95").ends_with("# default of neggrad_plus"), "{text}");
+    good(place.run(&["run", "r.toml", set[0], set[1]]));
+    place.write(&text);
+    let again = good(place.run(&["run", "r.toml"]));
+    assert!(out(&again).contains("nothing to run"), "{}", err(&again));
+}
+
+#[test]
+fn the_schema_knows_every_kind_and_method() {
+    let place = Place::new(SMALL);
+    let schema: serde_json::Value = serde_json::from_str(&out(&good(place.run(&["schema"])))).unwrap();
+    let stages = schema["properties"]["stages"]["additionalProperties"]["anyOf"].as_array().unwrap();
+    for method in recant::method::entries() {
+        let of = |stage: &&serde_json::Value| stage["properties"]["method"]["const"] == method.name;
+        let stage = stages.iter().find(of).unwrap_or_else(|| panic!("no {}", method.name));
+        assert_eq!(stage["additionalProperties"], false);
+        for field in method.fields {
+            assert!(stage["properties"][field.name]["description"].is_string());
+        }
+    }
+}

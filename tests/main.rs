@@ -3,6 +3,7 @@
 mod support {
     pub mod golden;
 }
+mod architecture;
 mod journey;
 mod methods;
 mod metrics;

@@ -169,3 +169,30 @@ fn names_of_methods_are_unique_snake_case_and_short_worded() {
     }
     assert!(matches!(json!(names), Value::Array(_)));
 }
+
+/// What each method makes of the tiny network: sum and length of theta. Where one of these changes, the same settings
+/// give another result: raise the method's version, then write the new numbers here.
+const OUTCOMES: &[(&str, u32, f64, f64)] = &[
+    ("nothing", 1, -2.916178, 2.270335),
+    ("finetune", 1, -3.500087, 2.358464),
+    ("neggrad", 1, -2.916041, 2.270464),
+    ("neggrad_plus", 1, -3.458787, 2.338931),
+    ("random_label", 1, -3.129541, 2.561141),
+];
+
+#[test]
+fn a_changed_outcome_needs_a_raised_version() {
+    let mut found = String::new();
+    let mut good = OUTCOMES.len() == METHODS.len();
+    for (index, registered) in METHODS.iter().enumerate() {
+        let (name, version) = (registered.entry.name, registered.entry.version);
+        let theta = unlearned(index, None).1;
+        let sum: f64 = theta.iter().map(|w| f64::from(*w)).sum();
+        let length = theta.iter().map(|w| f64::from(*w).powi(2)).sum::<f64>().sqrt();
+        found += &format!("    (\"{name}\", {version}, {sum:.6}, {length:.6}),\n");
+        // The last digits depend on the vector width of the machine.
+        let near = |a: f64, b: f64| (a - b).abs() < 5e-5 * (1.0 + b.abs());
+        good &= OUTCOMES.iter().any(|o| o.0 == name && o.1 == version && near(sum, o.2) && near(length, o.3));
+    }
+    assert!(good, "the outcomes are now:\n{found}");
+}
