@@ -289,7 +289,7 @@ fn run(path: &Path, names: &[String], common: &Common, how: &How) -> Result<u8> 
         shown |= show(&plan, node, &store, Format::Text, common.json)?;
     }
     if !common.json && summary.ran.is_empty() && summary.failed.is_empty() && !summary.interrupted {
-        say(&format!("nothing to run: {} cached", plural(plan.order.len(), "stage")));
+        say(&format!("nothing to run: {} cached", plural(summary.cached, "stage")));
     } else if !common.json && shown {
         let base = path.display();
         let tried = plan.order.iter().map(|&node| plan.step(node)).find(|step| step.settings.contains_key("method"));

@@ -81,7 +81,11 @@ pub fn run(
         summary.failed.clear();
         summary.skipped.clear();
     }
-    summary.cached = stages - summary.ran.len().min(stages) - summary.failed.len() - summary.skipped.len();
+    let there = |node: &&NodeIndex| {
+        let step = plan.step(**node);
+        !summary.ran.contains(&step.name) && store.status(&step.fingerprint).is_some()
+    };
+    summary.cached = plan.order.iter().filter(there).count();
     let seconds = begun.elapsed().as_secs_f64();
     if !summary.ran.is_empty() || !summary.failed.is_empty() {
         options.reporter.event(&Event::Done {

@@ -218,13 +218,19 @@ fn drafts<'r>(recipe: &'r Recipe, evaluate: &'static StageKind) -> Result<Vec<Dr
         };
         for mention in &declared.mentions {
             if declared.kind.collects && mention.kinds == [Kind::Model] {
-                let hidden = implied(declared, &mention.name, evaluate);
-                let role = (format!("scores[{}]", mention.name), hidden.name.clone(), mention.place.clone());
-                if !draft.inputs.iter().any(|(known, ..)| *known == role.0) {
-                    draft.inputs.push(role);
+                let mut hidden = implied(declared, &mention.name, evaluate);
+                let base = hidden.name.clone();
+                let mut number = 1;
+                // Two tables may measure one model in two ways.
+                while drafts.iter().any(|known| known.name == hidden.name && known.settings != hidden.settings) {
+                    number += 1;
+                    hidden.name = format!("{base} {number}");
                 }
-                let twin = drafts.iter().any(|d| d.name == hidden.name && d.settings == hidden.settings);
-                if !twin {
+                let role = format!("scores[{}]", mention.name);
+                if !draft.inputs.iter().any(|(known, ..)| *known == role) {
+                    draft.inputs.push((role, hidden.name.clone(), mention.place.clone()));
+                }
+                if !drafts.iter().any(|known| known.name == hidden.name) {
                     drafts.push(hidden);
                 }
             } else if !declared.kind.collects {

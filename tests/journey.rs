@@ -517,3 +517,28 @@ fn the_schema_knows_every_kind_and_method() {
         }
     }
 }
+
+#[test]
+fn two_tables_may_measure_one_model_in_two_ways() {
+    let other = "\n[stages.losses]\nkind = \"compare\"\ndata = \"split\"\nreference = \"retrained\"\n\
+        models = [\"original\"]\nmetrics = [\"loss\"]\ngap = [\"loss.test\"]\n";
+    let place = Place::new(&(SMALL.to_owned() + other));
+    let run = good(place.run(&["run", "r.toml"]));
+    // three models in the first table, two of them again in the second
+    assert!(err(&run).contains("12 ran"), "{}", err(&run));
+    assert!(out(&run).contains("loss.test") && out(&run).contains("mia_confidence"), "{}", out(&run));
+}
+
+#[test]
+fn a_store_that_cannot_be_written_gives_one_clear_error() {
+    let place = Place::new(SMALL);
+    std::fs::write(place.folder.path().join("file"), "not a folder").unwrap();
+    let run = place.run(&["run", "r.toml", "--store", "file/store"]);
+    assert_eq!(run.status.code(), Some(1));
+    assert!(err(&run).contains("file/store"), "{}", err(&run));
+    std::fs::create_dir(place.folder.path().join("old")).unwrap();
+    std::fs::write(place.folder.path().join("old/format"), "recant store 99").unwrap();
+    let run = place.run(&["run", "r.toml", "--store", "old"]);
+    assert_eq!(run.status.code(), Some(3));
+    assert!(err(&run).contains("`recant store 99`"), "{}", err(&run));
+}
