@@ -10,7 +10,7 @@ use crate::error::Result;
 use crate::nn::transform::{self, Transform};
 use crate::rng::Rng;
 
-/// Some images on the device: `x` [B, C, H, W], normalised; `y` [B], u32.
+/// Some images on the device: `x` is `[B, C, H, W]`, normalised; `y` is `[B]`, u32.
 #[derive(Clone, Debug)]
 pub struct Batch {
     pub x: Tensor,

@@ -78,6 +78,13 @@ enum Command {
         #[arg(long)]
         check: bool,
     },
+    /// Say what a stage's fingerprint is made of, and what differs from an earlier result
+    Explain {
+        recipe: PathBuf,
+        stage: String,
+        #[command(flatten)]
+        common: Common,
+    },
     /// Print the recipe with everything merged, replaced and filled in
     Show {
         recipe: PathBuf,
@@ -162,6 +169,7 @@ pub fn main() -> u8 {
             run(&recipe, &stages, &common, &how)
         }
         Command::Plan { recipe, common, check } => plan(&recipe, &common, check),
+        Command::Explain { recipe, stage, common } => explain(&recipe, &stage, &common),
         Command::Show { recipe, origins, common } => read(&recipe, &common.set).map(|recipe| {
             say(&crate::show::text(&recipe, origins));
             0
@@ -385,7 +393,7 @@ fn plan(path: &Path, common: &Common, check: bool) -> Result<u8> {
         let why = match (does, nearest) {
             ("cached" | "unused", _) => String::new(),
             ("resume", _) => "goes on from its checkpoint".to_owned(),
-            (_, Some(old)) => differences(&old.fields, &step.fields, &step.defaults).join("; "),
+            (_, Some(old)) => changes(&recipe, step, old).join("; "),
             (_, None) => "new".to_owned(),
         };
         let took = there.as_ref().or(nearest).map(|manifest| manifest.seconds);
@@ -406,6 +414,52 @@ fn plan(path: &Path, common: &Common, check: bool) -> Result<u8> {
         say(&lines.join("\n"));
     }
     Ok(if check && running > 0 { 10 } else { 0 })
+}
+
+/// What differs from an earlier result, with the place where a setting was set.
+fn changes(recipe: &Recipe, step: &Step, old: &Manifest) -> Vec<String> {
+    let under = |table: &str, key: &str| recipe.resolved.get(table).and_then(|node| node.get(key));
+    let placed = |change: String| {
+        let setting = change.split(' ').next().unwrap_or_default();
+        let found = under("stages", &step.name).and_then(|own| own.get(setting)).or_else(|| under("defaults", setting));
+        match found {
+            Some(node) => format!("{change} ({})", node.place),
+            None => change,
+        }
+    };
+    differences(&old.fields, &step.fields, &step.defaults).into_iter().map(placed).collect()
+}
+
+fn explain(path: &Path, name: &str, common: &Common) -> Result<u8> {
+    let (recipe, plan, store) = planned(path, common)?;
+    for node in plan.targets(&[name.to_owned()])? {
+        let step = plan.step(node);
+        if let Some(made) = store.status(&step.fingerprint) {
+            let (seconds, device, version) = (made.seconds, &made.device, &made.version);
+            say(&format!("{name} is cached: {}", step.fingerprint));
+            say(&format!(
+                "  made {} in {seconds:.1} s on {device} by recant {version}, as `{}`",
+                made.finished, made.stage
+            ));
+        } else {
+            say(&format!("{name} will run: {}", step.fingerprint));
+            let past = store.manifests();
+            match nearest_past(step, &past) {
+                None => say("  there is no earlier result of this stage"),
+                Some(old) => {
+                    say(&format!("  the nearest earlier result is {}, made {}", old.fingerprint, old.finished));
+                    for change in changes(&recipe, step, old) {
+                        say(&format!("  {change}"));
+                    }
+                }
+            }
+        }
+        say("  the fingerprint is made of:");
+        for (field, value) in &step.fields {
+            say(&format!("    {field} = {value}"));
+        }
+    }
+    Ok(0)
 }
 
 /// The latest result of a stage of this kind and name, else of this kind, with the fewest differences.

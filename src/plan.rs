@@ -281,6 +281,9 @@ fn own_fields(draft: &Draft) -> Fields {
     }
     for field in fields_of(draft) {
         let Some(value) = draft.settings.get(field.name) else { continue };
+        if let Some(version) = inner_version(&field.ty, value).filter(|&version| version > 1) {
+            fields.insert(format!("version {}", field.name), json!(version));
+        }
         let elsewhere = matches!(field.ty, Type::Path | Type::Stage(_) | Type::Stages(_)) && !draft.kind.collects;
         if !elsewhere && !is_default(field, value) {
             let value = if let Type::Table(inner) = field.ty { without_paths(inner, value) } else { value.clone() };
@@ -288,6 +291,17 @@ fn own_fields(draft: &Draft) -> Fields {
         }
     }
     fields
+}
+
+/// The version of the optimiser, schedule or architecture that a setting names: even a default one must leave a trace
+/// once it computes something else.
+fn inner_version(ty: &Type, value: &Value) -> Option<u32> {
+    let (entries, name) = match ty {
+        Type::Named { entries, .. } => (entries(), value.get("name")?.as_str()?),
+        Type::Tagged { entries, .. } => (entries(), value.as_object()?.keys().next()?.as_str()),
+        _ => return None,
+    };
+    entries.into_iter().find(|entry| entry.name == name).map(|entry| entry.version)
 }
 
 fn without_paths(fields: &[Field], value: &Value) -> Value {
@@ -358,4 +372,21 @@ pub fn differences(old: &Fields, new: &Fields, defaults: &Settings) -> Vec<Strin
         });
     }
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::Entry;
+
+    const NEW: Entry = Entry { name: "sgd", about: "", paper: "", version: 2, fields: &[] };
+
+    #[test]
+    fn a_raised_version_of_a_named_setting_is_seen() {
+        let named = Type::Named { noun: "optimizer", entries: || vec![&NEW] };
+        assert_eq!(inner_version(&named, &json!({ "name": "sgd" })), Some(2));
+        let tagged = Type::Tagged { noun: "schedule", entries: || vec![&NEW] };
+        assert_eq!(inner_version(&tagged, &json!({ "sgd": {} })), Some(2));
+        assert_eq!(inner_version(&Type::Text, &json!("sgd")), None);
+    }
 }

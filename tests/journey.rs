@@ -240,7 +240,10 @@ fn a_changed_setting_reruns_what_follows_and_plan_says_why() {
     let set = ["--set", "stages.unlearned.lr=0.002"];
     let plan = good(place.run(&["plan", "r.toml", set[0], set[1]]));
     let text = out(&plan);
-    assert!(text.contains("lr 0.01 -> 0.002"), "{text}");
+    assert!(text.contains("lr 0.01 -> 0.002 (--set:1:1)"), "{text}");
+    let explained = out(&good(place.run(&["explain", "r.toml", "unlearned", set[0], set[1]])));
+    assert!(explained.contains("unlearned will run") && explained.contains("lr 0.01 -> 0.002"), "{explained}");
+    assert!(out(&good(place.run(&["explain", "r.toml", "unlearned"]))).contains("unlearned is cached"));
     assert!(text.contains("3 to run"), "{text}");
     assert_eq!(place.run(&["plan", "r.toml", "--check", set[0], set[1]]).status.code(), Some(10));
     assert_eq!(place.run(&["plan", "r.toml", "--check"]).status.code(), Some(0));
