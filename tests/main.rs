@@ -5,6 +5,7 @@ mod support {
 }
 mod architecture;
 mod journey;
+mod losses;
 mod methods;
 mod metrics;
 mod numerics;
