@@ -9,7 +9,7 @@ use crate::batches::{Batch, Loader};
 use crate::error::{Error, Result};
 use crate::nn::model::Model;
 use crate::nn::optim::{Rule, Stepper};
-use crate::nn::schedule::{Moment, Schedule};
+use crate::nn::schedule::{Course, Moment, Schedule};
 use crate::stage::{Desk, Progress};
 
 /// How to train: a recipe's `lr`, `optimizer` and `schedule`.
@@ -24,7 +24,7 @@ pub struct Recipe {
 pub struct Trainer<'a> {
     student: &'a mut Model,
     stepper: Stepper,
-    recipe: &'a Recipe,
+    course: Course,
     desk: &'a dyn Desk,
     step: usize,
     steps: usize,
@@ -44,6 +44,7 @@ impl<'a> Trainer<'a> {
         desk: &'a dyn Desk,
     ) -> Result<Self> {
         let mut stepper = Stepper::new(recipe.optimizer.clone(), student.len(), mask);
+        let mut course = Course::new(&recipe.schedule, recipe.lr);
         let mut resumed = 0;
         if let Some(checkpoint) = desk.restore()? {
             let part = |prefix: &str| {
@@ -54,9 +55,10 @@ impl<'a> Trainer<'a> {
             student.set_theta(&theta.to_vec1::<f32>()?)?;
             student.set_running(&part("running."))?;
             stepper.load_state(&part("optimizer."))?;
+            course.load_state(&part("schedule."))?;
             resumed = checkpoint.record["step"].as_u64().unwrap_or(0) as usize;
         }
-        Ok(Self { student, stepper, recipe, desk, step: 0, steps, resumed, saved: (resumed, 0), images: 0 })
+        Ok(Self { student, stepper, course, desk, step: 0, steps, resumed, saved: (resumed, 0), images: 0 })
     }
 
     /// One pass over the loader. The closure gives the loss of a batch; its last argument is the batch's number.
@@ -81,7 +83,8 @@ impl<'a> Trainer<'a> {
             if stop {
                 return Err(Error::Interrupted);
             }
-            let rate = self.recipe.schedule.rate(self.recipe.lr, Moment { step: self.step, steps: self.steps, epoch });
+            let at = Moment { step: self.step, steps: self.steps, epoch };
+            let rate = self.course.rate(at);
             let batch = batches.batch(index)?;
             let loss = loss(self.student, &batch, index)?;
             let value = f64::from(loss.to_scalar::<f32>()?);
@@ -94,12 +97,17 @@ impl<'a> Trainer<'a> {
                 return Err(self.diverged("the gradient", length.sqrt(), rate));
             }
             let mut theta = self.student.theta()?;
-            self.stepper.step(&mut theta, &gradient, rate)?;
+            self.stepper.step_with(&mut theta, &gradient, rate, self.course.momentum(at))?;
+            self.course.saw(value);
             self.student.set_theta(&theta)?;
             self.step += 1;
             self.images += batch.y.elem_count();
             let (done, total) = (self.step, self.steps);
             self.desk.progress(Progress { done, total, loss: Some(value), images: self.images });
+        }
+        // An epoch that was skipped whole is in the restored state already.
+        if self.step > self.resumed {
+            self.course.end_epoch();
         }
         Ok(())
     }
@@ -119,6 +127,9 @@ impl<'a> Trainer<'a> {
         }
         for (name, tensor) in self.stepper.state()? {
             tensors.insert(format!("optimizer.{name}"), tensor);
+        }
+        for (name, tensor) in self.course.state()? {
+            tensors.insert(format!("schedule.{name}"), tensor);
         }
         self.desk.save(&Encoded { tensors, record: json!({ "step": self.step }) })
     }

@@ -9,3 +9,4 @@ mod losses;
 mod methods;
 mod metrics;
 mod numerics;
+mod optimisers;

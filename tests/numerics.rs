@@ -1,13 +1,10 @@
-//! Networks, optimisers and schedules against the golden cases.
+//! Networks against the golden cases.
 
-use std::collections::BTreeMap;
-
-use candle_core::{DType, Device, Tensor, Var};
+use candle_core::{DType, Device, Tensor};
 use recant::nn::arch::{Arch, Shape, Stem};
 use recant::nn::loss::cross_entropy;
 use recant::nn::model::{Model, Pass};
 use recant::nn::optim::{Rule, Stepper};
-use recant::nn::schedule::{Moment, Schedule};
 use serde_json::{Value, json};
 
 use crate::support::golden::{self, Case};
@@ -115,77 +112,4 @@ pub fn finish(case: &Case, net: &Model) {
         case.compare(&format!("final.{name}"), &value);
     }
     case.compare("probe.logits", &net.logits(case.tensor("batch.0.x")).unwrap());
-}
-
-#[test]
-fn golden_optimisers() {
-    for case in golden::cases(|entry| entry["kind"] == "optimizer" && entry["hyper"]["optimizer"].is_object()) {
-        let rates: Vec<f64> = case.hyper("lr").as_array().unwrap().iter().map(|r| r.as_f64().unwrap()).collect();
-        let names: Vec<String> = case.under("init.").into_keys().collect();
-        assert!(names.len() > 1);
-        for problem in ["quadratic", "mlp"] {
-            let prefix = format!("init.{problem}.");
-            let vars: BTreeMap<String, Var> =
-                case.under(&prefix).into_iter().map(|(n, t)| (n, Var::from_tensor(&t).unwrap())).collect();
-            let mut steppers: BTreeMap<String, Stepper> = vars
-                .iter()
-                .map(|(n, v)| (n.clone(), Stepper::new(rule(case.hyper("optimizer")), v.elem_count(), None)))
-                .collect();
-            for (step, &rate) in rates.iter().enumerate() {
-                let loss = loss_of(&case, problem, &vars);
-                let stored = case.tensor(&format!("step.loss.{problem}")).get(step).unwrap();
-                let off = (stored.to_scalar::<f32>().unwrap() - loss.to_scalar::<f32>().unwrap()).abs();
-                assert!(off < 1e-4, "{} {problem} step {step}: loss off by {off}", case.name);
-                let grads = loss.backward().unwrap();
-                for (name, var) in &vars {
-                    let flat = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-                    let (gradient, mut theta) = (flat(grads.get(var).unwrap()), flat(var));
-                    steppers.get_mut(name).unwrap().step(&mut theta, &gradient, rate).unwrap();
-                    var.set(&Tensor::from_vec(theta, var.shape(), &Device::Cpu).unwrap()).unwrap();
-                }
-            }
-            for (name, var) in &vars {
-                case.compare(&format!("final.{problem}.{name}"), var);
-            }
-        }
-    }
-}
-
-fn loss_of(case: &Case, problem: &str, vars: &BTreeMap<String, Var>) -> Tensor {
-    let var = |name: &str| vars.get(name).unwrap_or_else(|| panic!("{:?} lacks {name}", vars.keys())).as_tensor();
-    if problem == "quadratic" {
-        let w = vars.values().next().unwrap().as_tensor();
-        let (a, b) = (case.tensor("quadratic.A"), case.tensor("quadratic.b"));
-        let half = (w * a.matmul(&w.unsqueeze(1).unwrap()).unwrap().squeeze(1).unwrap()).unwrap();
-        ((half * 0.5).unwrap() - (w * b).unwrap()).unwrap().sum_all().unwrap()
-    } else {
-        let layer = |x: &Tensor, n: &str| {
-            let wx = x.matmul(&var(&format!("{n}.weight")).t().unwrap()).unwrap();
-            wx.broadcast_add(var(&format!("{n}.bias"))).unwrap()
-        };
-        let hidden = layer(case.tensor("mlp.x"), "0").tanh().unwrap();
-        cross_entropy(&layer(&hidden, "2"), &labels(case, "mlp.y")).unwrap()
-    }
-}
-
-#[test]
-fn golden_schedules() {
-    for case in golden::of_method("schedules") {
-        let base = case.number("base_lr");
-        let steps = case.number("total_steps") as usize;
-        let curve = |settings: Value, count: usize, total: usize| {
-            let schedule = Schedule::new(&settings).unwrap();
-            let rates: Vec<f64> =
-                (0..count).map(|step| schedule.rate(base, Moment { step, steps: total, epoch: step })).collect();
-            Tensor::new(rates, &Device::Cpu).unwrap()
-        };
-        let top = case.number("T_max") as usize;
-        case.compare("lr.cosine", &curve(json!({"cosine": {"floor": 0.0}}), top + 1, top));
-        case.compare("lr.cosine_eta_min", &curve(json!({"cosine": {"floor": case.hyper("eta_min")}}), top + 1, top));
-        let multi = json!({"multi_step": {"at": case.hyper("milestones"), "factor": case.hyper("gamma")}});
-        case.compare("lr.multistep", &curve(multi, case.tensor("lr.multistep").elem_count(), steps));
-        let cycle = json!({"one_cycle": {"rise": case.hyper("pct_start"), "div": case.hyper("div_factor"),
-            "final_div": case.hyper("final_div_factor")}});
-        case.compare("lr.onecycle_cos", &curve(cycle, steps, steps));
-    }
 }

@@ -1,14 +1,19 @@
-//! Optimisers with PyTorch's semantics, on theta as one vector. The mask multiplies the step, after weight decay and
-//! momentum, so that masked-out weights keep every bit.
+//! Optimisers with PyTorch's semantics, on theta as one vector. The mask applies to the step, after weight decay and
+//! momentum, so that masked-out weights keep every bit and gather no momentum.
+
+mod device;
 
 use std::collections::BTreeMap;
 
 use candle_core::{Device, Tensor};
+use rayon::prelude::*;
 use serde::Deserialize;
 use serde_json::Value;
 
 use crate::error::{Error, Result};
 use crate::settings::{Entry, Field, POSITIVE, SHARE, Type};
+
+pub use device::DeviceStepper;
 
 const SGD: Entry = Entry {
     name: "sgd",
@@ -67,7 +72,10 @@ impl Rule {
     }
 }
 
-/// A rule at work on one vector.
+/// Weights of one piece of work; no result depends on it or on the number of threads.
+const CHUNK: usize = 1 << 14;
+
+/// A rule at work on one vector in main memory.
 #[derive(Clone, Debug)]
 pub struct Stepper {
     rule: Rule,
@@ -80,6 +88,7 @@ pub struct Stepper {
 }
 
 impl Stepper {
+    /// For theta of that length; a weight moves where the mask is not 0.
     #[must_use]
     pub fn new(rule: Rule, length: usize, mask: Option<Vec<f32>>) -> Self {
         let second = if matches!(rule, Rule::Sgd { .. }) { 0 } else { length };
@@ -88,42 +97,51 @@ impl Stepper {
 
     /// One step: moves theta against the gradient.
     pub fn step(&mut self, theta: &mut [f32], gradient: &[f32], rate: f64) -> Result<()> {
-        if theta.len() != self.first.len() || gradient.len() != theta.len() {
+        self.step_with(theta, gradient, rate, None)
+    }
+
+    /// The same with another momentum (Adam: first beta) for this step, as one-cycle schedules want it. SGD without
+    /// momentum stays without.
+    pub fn step_with(&mut self, theta: &mut [f32], gradient: &[f32], rate: f64, momentum: Option<f64>) -> Result<()> {
+        let masked = self.mask.as_ref().map_or(theta.len(), Vec::len);
+        if [self.first.len(), gradient.len(), masked] != [theta.len(); 3] {
             return Err(Error::invalid(format!(
-                "the optimizer was made for {} parameters, not {} with {} gradients",
+                "the optimizer was made for {} parameters, not {} with {} gradients and a mask of {masked}",
                 self.first.len(),
                 theta.len(),
                 gradient.len()
             )));
         }
         self.steps += 1;
-        let open = |i: usize| self.mask.as_ref().is_none_or(|mask| mask[i] != 0.0);
-        match self.rule {
-            Rule::Sgd { momentum, weight_decay, nesterov } => {
-                for i in (0..theta.len()).filter(|&i| open(i)) {
-                    let g = gradient[i] + weight_decay as f32 * theta[i];
-                    self.first[i] = if self.steps == 1 { g } else { momentum as f32 * self.first[i] + g };
-                    let step = if nesterov { g + momentum as f32 * self.first[i] } else { self.first[i] };
-                    theta[i] -= rate as f32 * step;
-                }
+        let mask = self.mask.as_deref();
+        match self.rule.at(self.steps, rate, momentum) {
+            Numbers::Sgd { rate, momentum, weight_decay, nesterov } => {
+                let [rate, momentum, decay] = [rate, momentum, weight_decay].map(|x| x as f32);
+                let chunks = theta.par_chunks_mut(CHUNK).zip(self.first.par_chunks_mut(CHUNK));
+                chunks.zip(gradient.par_chunks(CHUNK)).enumerate().for_each(|(index, ((theta, first), gradient))| {
+                    let all = theta.iter_mut().zip(first).zip(gradient);
+                    each(all, piece(mask, index), |((theta, first), gradient)| {
+                        let g = gradient + decay * *theta;
+                        *first = momentum * *first + g;
+                        *theta -= rate * if nesterov { g + momentum * *first } else { *first };
+                    });
+                });
             }
-            Rule::Adam { betas, eps, weight_decay } | Rule::Adamw { betas, eps, weight_decay } => {
-                let coupled = matches!(self.rule, Rule::Adam { .. });
-                let [one, two] = betas;
-                let correct = |beta: f64| 1.0 - beta.powf(self.steps as f64);
-                let (size, root) = (rate / correct(one), correct(two).sqrt());
-                for i in (0..theta.len()).filter(|&i| open(i)) {
-                    let mut g = gradient[i];
-                    if coupled {
-                        g += weight_decay as f32 * theta[i];
-                    } else {
-                        theta[i] *= (1.0 - rate * weight_decay) as f32;
-                    }
-                    self.first[i] = one as f32 * self.first[i] + (1.0 - one) as f32 * g;
-                    self.second[i] = two as f32 * self.second[i] + (1.0 - two) as f32 * g * g;
-                    let scale = self.second[i].sqrt() / root as f32 + eps as f32;
-                    theta[i] -= size as f32 * self.first[i] / scale;
-                }
+            Numbers::Adam { size, keep, betas, root, eps, decay } => {
+                let [size, keep, one, two, root, eps, decay] =
+                    [size, keep, betas[0], betas[1], root, eps, decay].map(|x| x as f32);
+                let rest = betas.map(|beta| (1.0 - beta) as f32);
+                let chunks = theta.par_chunks_mut(CHUNK).zip(self.first.par_chunks_mut(CHUNK));
+                let chunks = chunks.zip(self.second.par_chunks_mut(CHUNK)).zip(gradient.par_chunks(CHUNK));
+                chunks.enumerate().for_each(|(index, (((theta, first), second), gradient))| {
+                    let all = theta.iter_mut().zip(first).zip(second).zip(gradient);
+                    each(all, piece(mask, index), |(((theta, first), second), gradient)| {
+                        let g = gradient + decay * *theta;
+                        *first = one * *first + rest[0] * g;
+                        *second = two * *second + rest[1] * g * g;
+                        *theta = *theta * keep - size * *first / (second.sqrt() / root + eps);
+                    });
+                });
             }
         }
         Ok(())
@@ -150,31 +168,64 @@ impl Stepper {
         if (first.len(), second.len()) != (self.first.len(), self.second.len()) {
             return Err(Error::invalid("the optimizer's state is of another network"));
         }
-        let steps: Vec<i64> = get("steps")?.to_vec1()?;
-        (self.first, self.second, self.steps) = (first, second, steps.first().copied().unwrap_or(0) as u64);
+        (self.first, self.second, self.steps) = (first, second, count(get("steps")?)?);
         Ok(())
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// The steps done, as a state keeps them.
+fn count(steps: &Tensor) -> Result<u64> {
+    let steps: Vec<i64> = steps.to_vec1()?;
+    let first = steps.first().and_then(|&steps| u64::try_from(steps).ok());
+    first.ok_or_else(|| Error::invalid("the optimizer's state does not say how many steps were done"))
+}
 
-    #[test]
-    fn masked_weights_keep_every_bit_under_momentum_and_decay() {
-        for rule in [
-            Rule::Sgd { momentum: 0.9, weight_decay: 0.1, nesterov: true },
-            Rule::Adam { betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.1 },
-            Rule::Adamw { betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.1 },
-        ] {
-            let mut stepper = Stepper::new(rule, 2, Some(vec![0.0, 1.0]));
-            let mut theta = [0.3, 0.3];
-            for _ in 0..3 {
-                stepper.step(&mut theta, &[1.0, 1.0], 0.1).unwrap();
+/// A chunk's part of the mask.
+fn piece(mask: Option<&[f32]>, index: usize) -> Option<&[f32]> {
+    mask.map(|mask| &mask[index * CHUNK..((index + 1) * CHUNK).min(mask.len())])
+}
+
+fn each<T>(all: impl Iterator<Item = T>, mask: Option<&[f32]>, mut step: impl FnMut(T)) {
+    match mask {
+        None => all.for_each(step),
+        Some(mask) => all.zip(mask).filter(|(_, open)| **open != 0.0).for_each(|(item, _)| step(item)),
+    }
+}
+
+/// A rule's numbers at one step.
+enum Numbers {
+    Sgd {
+        rate: f64,
+        momentum: f64,
+        weight_decay: f64,
+        nesterov: bool,
+    },
+    /// g = gradient + decay w; w = keep w - size m / (sqrt(v) / root + eps).
+    Adam {
+        size: f64,
+        keep: f64,
+        betas: [f64; 2],
+        root: f64,
+        eps: f64,
+        decay: f64,
+    },
+}
+
+impl Rule {
+    /// `step` counts from 1.
+    fn at(&self, step: u64, rate: f64, other: Option<f64>) -> Numbers {
+        match *self {
+            Rule::Sgd { momentum, weight_decay, nesterov } => {
+                let momentum = other.filter(|_| momentum > 0.0).unwrap_or(momentum);
+                Numbers::Sgd { rate, momentum, weight_decay, nesterov }
             }
-            assert_eq!(theta[0].to_bits(), 0.3_f32.to_bits());
-            assert!(theta[1] < 0.3);
-            assert_eq!(stepper.first[0], 0.0);
+            Rule::Adam { betas, eps, weight_decay } | Rule::Adamw { betas, eps, weight_decay } => {
+                let betas = [other.unwrap_or(betas[0]), betas[1]];
+                let [one, two] = betas.map(|beta| 1.0 - beta.powf(step as f64));
+                let coupled = matches!(self, Rule::Adam { .. });
+                let (keep, decay) = if coupled { (1.0, weight_decay) } else { (1.0 - rate * weight_decay, 0.0) };
+                Numbers::Adam { size: rate / one, keep, betas, root: two.sqrt(), eps, decay }
+            }
         }
     }
 }
