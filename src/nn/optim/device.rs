@@ -20,7 +20,7 @@ pub struct DeviceStepper {
 }
 
 impl DeviceStepper {
-    /// For theta [N] on that device; a weight moves where the mask [N] is not 0.
+    /// For theta `[N]` on that device; a weight moves where the mask `[N]` is not 0.
     pub fn new(rule: Rule, length: usize, mask: Option<&Tensor>, device: &Device) -> Result<Self> {
         let second = if matches!(rule, Rule::Sgd { .. }) { 0 } else { length };
         let zeros = |length: usize| Tensor::zeros(length, DType::F32, device);
