@@ -96,10 +96,9 @@ impl<'a> Trainer<'a> {
             if !length.is_finite() {
                 return Err(self.diverged("the gradient", length.sqrt(), rate));
             }
-            let mut theta = self.student.theta()?;
-            self.stepper.step_with(&mut theta, &gradient, rate, self.course.momentum(at))?;
+            let momentum = self.course.momentum(at);
+            self.student.update(|theta| self.stepper.step_with(theta, &gradient, rate, momentum))?;
             self.course.saw(value);
-            self.student.set_theta(&theta)?;
             self.step += 1;
             self.images += batch.y.elem_count();
             let (done, total) = (self.step, self.steps);

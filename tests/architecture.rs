@@ -27,7 +27,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("signal_hook", &["cli.rs"]),
     ("crate::kernels", &["nn/", "kernels/"]),
     ("safetensors::", &["store/codec.rs", "stage/checkpoint.rs"]),
-    ("toml::", &["recipe/node.rs"]),
+    ("toml::", &["recipe/node.rs", "nn/arch.rs"]),
     ("cfg(feature", &["kernels/"]),
     ("SystemTime", &["store/claim.rs"]),
     ("Instant", &["execute.rs", "terminal.rs"]),

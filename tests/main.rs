@@ -8,5 +8,6 @@ mod journey;
 mod losses;
 mod methods;
 mod metrics;
+mod network;
 mod numerics;
 mod optimisers;

@@ -25,7 +25,15 @@ pub fn arch(case: &Case) -> Arch {
     };
     let side = count(&model["image"]);
     let classes = count(&model["classes"]);
-    Arch { name: "golden".into(), shape, classes, size: [3, side, side], mean: vec![0.0; 3], std: vec![1.0; 3] }
+    Arch {
+        name: "golden".into(),
+        shape,
+        classes,
+        size: [3, side, side],
+        mean: vec![0.0; 3],
+        std: vec![1.0; 3],
+        branches: 1,
+    }
 }
 
 pub fn rule(optimizer: &Value) -> Rule {

@@ -1,112 +1,236 @@
-//! The slow, obvious twin: candle operations with PyTorch's gradients, on any device and float type. Where candle's own
-//! gradient differs from PyTorch's (ReLU at 0, padded max-pool), the operation is composed of ones that are right.
+//! The slow, obvious twin: candle_nn's layers over a `VarBuilder`, and plain candle operations where candle's own have
+//! other gradients than PyTorch (ReLU at 0, max-pool with ties, padding or overlap). The truth in tests, and the path
+//! for f64 and for devices without kernels of our own.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::Arc;
 
-use candle_core::{D, Device, Tensor};
+use candle_core::Tensor;
+use candle_nn::{
+    BatchNormConfig, Conv2dConfig, ConvTranspose2dConfig, Module, ModuleT, VarBuilder, batch_norm, conv_transpose2d,
+    conv_transpose2d_no_bias, conv2d, conv2d_no_bias, linear, linear_no_bias,
+};
 
-use super::layer::{Layers, Op};
+use super::{Done, EPSILON, Layer, Mode, Moments, Network, Op, Program, Window, check, dropout};
 use crate::error::{Error, Result};
 
-const EPS: f64 = 1e-5;
-
-/// Which statistics the batch-norm layer of that name uses, and whether its running ones move.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Norm {
-    Batch,
-    Running,
+pub(super) struct Reference {
+    program: Arc<Program>,
 }
 
-/// Mean and unbiased variance of the batch at each layer that used them.
-pub type BatchStats = BTreeMap<String, (Tensor, Tensor)>;
-
-/// Values of all nodes.
-pub fn forward(
-    layers: &Layers,
-    parameter: &dyn Fn(&str) -> Result<Tensor>,
-    running: &dyn Fn(&str) -> Result<(Tensor, Tensor)>,
-    norm: &dyn Fn(&str) -> Norm,
-    x: &Tensor,
-) -> Result<(Vec<Tensor>, BatchStats)> {
-    let mut values: Vec<Tensor> = Vec::with_capacity(layers.nodes.len());
-    let mut stats = BatchStats::new();
-    for node in &layers.nodes {
-        let get = |index: usize| values.get(index).unwrap_or(x);
-        let from = get(node.from);
-        let value = match &node.op {
-            Op::Input => x.clone(),
-            Op::Conv { name, stride, padding, .. } => {
-                from.conv2d(&parameter(&format!("{name}.weight"))?, *padding, *stride, 1, 1)?
-            }
-            Op::BatchNorm { name, channels } => {
-                let shape = if from.rank() == 4 { vec![1, *channels, 1, 1] } else { vec![1, *channels] };
-                let (mean, variance) = match norm(name) {
-                    Norm::Running => running(name)?,
-                    Norm::Batch => {
-                        let (mean, variance) = moments(from, *channels)?;
-                        let count = from.elem_count() / channels;
-                        if count < 2 {
-                            return Err(Error::invalid("batch norm needs more than one value a channel in training"));
-                        }
-                        let unbiased = (&variance * (count as f64 / (count as f64 - 1.0)))?;
-                        stats.insert(name.clone(), (mean.detach(), unbiased.detach()));
-                        (mean, variance)
-                    }
-                };
-                let scale = (parameter(&format!("{name}.weight"))? / (variance + EPS)?.sqrt()?)?;
-                let centred = from.broadcast_sub(&mean.reshape(shape.as_slice())?)?;
-                centred
-                    .broadcast_mul(&scale.reshape(shape.as_slice())?)?
-                    .broadcast_add(&parameter(&format!("{name}.bias"))?.reshape(shape.as_slice())?)?
-            }
-            Op::Relu => relu(from)?,
-            Op::MaxPool => max_pool(from)?,
-            Op::Add { with } => (from + get(*with))?,
-            Op::MeanPool => from.mean(D::Minus1)?.mean(D::Minus1)?,
-            Op::Flatten => from.flatten_from(1)?,
-            Op::Linear { name, .. } => from
-                .matmul(&parameter(&format!("{name}.weight"))?.t()?)?
-                .broadcast_add(&parameter(&format!("{name}.bias"))?)?,
-        };
-        values.push(value);
+impl Reference {
+    pub(super) fn new(program: Arc<Program>) -> Self {
+        Self { program }
     }
-    Ok((values, stats))
+
+    /// Parameters and statistics by name; tracked parameters stay tracked.
+    fn source(&self, theta: &[Tensor], stats: &[Tensor], x: &Tensor) -> Result<VarBuilder<'static>> {
+        let program = &self.program;
+        if theta.len() != program.parameters.len() {
+            return Err(Error::invalid("the parameters do not belong to this network"));
+        }
+        let mut named = HashMap::new();
+        for (parameter, piece) in program.parameters.iter().zip(theta) {
+            named.insert(parameter.name.clone(), piece.reshape(parameter.shape.as_slice())?);
+        }
+        for (norm, sets) in program.norms.iter().zip(stats.chunks(program.branches)) {
+            for (branch, set) in sets.iter().enumerate() {
+                let name = norm.on(branch);
+                named.insert(format!("{name}.running_mean"), set.get(0)?);
+                named.insert(format!("{name}.running_var"), set.get(1)?);
+            }
+        }
+        Ok(VarBuilder::from_tensors(named, x.dtype(), x.device()))
+    }
+
+    fn layer(
+        &self,
+        layer: &Layer,
+        index: usize,
+        values: &[Tensor],
+        source: &VarBuilder,
+        mode: &Mode,
+        moments: &mut Vec<Moments>,
+    ) -> Result<Tensor> {
+        let x = &values[layer.from];
+        let (batch, channels, height, width) = x.dims4()?;
+        let here = source.pp(&layer.name);
+        Ok(match layer.op {
+            Op::Conv { out, window, bias } => {
+                let Window { kernel, stride, padding } = window;
+                let unseen = |size: usize| (size + 2 * padding - kernel) % stride;
+                let make = if bias { conv2d } else { conv2d_no_bias };
+                let config = Conv2dConfig { stride, ..Conv2dConfig::default() };
+                if unseen(height) == 0 && unseen(width) == 0 {
+                    make(channels, out, kernel, Conv2dConfig { padding, ..config }, here)?.forward(x)?
+                } else {
+                    // candle walks back with one output padding for both sides: let it see what the window sees alone
+                    let padded = pad(x, padding, 0.0)?;
+                    let (rows, columns) = (padded.dim(2)? - unseen(height), padded.dim(3)? - unseen(width));
+                    let seen = padded.narrow(2, 0, rows)?.narrow(3, 0, columns)?.contiguous()?;
+                    make(channels, out, kernel, config, here)?.forward(&seen)?
+                }
+            }
+            Op::ConvTranspose { out, window, bias } => {
+                let Window { kernel, stride, padding } = window;
+                let config = ConvTranspose2dConfig { padding, stride, ..ConvTranspose2dConfig::default() };
+                let make = if bias { conv_transpose2d } else { conv_transpose2d_no_bias };
+                make(channels, out, kernel, config, here)?.forward(x)?
+            }
+            Op::Linear { out, bias } => {
+                let make = if bias { linear } else { linear_no_bias };
+                let inputs = channels * height * width;
+                make(inputs, out, here)?.forward(&x.reshape((batch, inputs))?)?.reshape((batch, out, 1, 1))?
+            }
+            Op::BatchNorm => {
+                let norm = &self.program.norms[layer.norm];
+                let train = mode.batch[layer.norm];
+                // momentum 1 turns the running statistics into the batch's own; who commits them decides on momentum
+                let config = BatchNormConfig { eps: EPSILON, momentum: 1.0, ..BatchNormConfig::default() };
+                let built = batch_norm(channels, config, source.pp(norm.on(mode.branch)))?;
+                let y = built.forward_t(x, train)?.contiguous()?;
+                if train && batch * height * width > 1 {
+                    let values = Tensor::stack(&[built.running_mean(), built.running_var()], 0)?.detach();
+                    moments.push(Moments { norm: layer.norm, branch: mode.branch, values });
+                }
+                y
+            }
+            Op::Relu => leaky(x, 0.0)?,
+            Op::LeakyRelu(slope) => leaky(x, f64::from(slope))?,
+            Op::Sigmoid => candle_nn::ops::sigmoid(x)?,
+            Op::Tanh => x.tanh()?,
+            Op::Dropout(p) => match &mode.rng {
+                Some(rng) => {
+                    let factors = dropout(rng, index, p, batch, channels * height * width);
+                    let factors = Tensor::from_vec(factors, x.shape(), x.device())?.to_dtype(x.dtype())?;
+                    x.mul(&factors)?
+                }
+                None => x.clone(),
+            },
+            Op::MaxPool(window) => {
+                let mut best: Option<Tensor> = None;
+                for seen in slide(x, window, f64::NEG_INFINITY)? {
+                    best = Some(match best {
+                        None => seen,
+                        // strictly greater: of equal values the first keeps the gradient
+                        Some(best) => seen.gt(&best)?.where_cond(&seen, &best)?,
+                    });
+                }
+                best.ok_or_else(|| Error::invalid("a pooling window is empty"))?
+            }
+            Op::AvgPool(window) => {
+                let area = (window.kernel * window.kernel) as f64;
+                let mut sum: Option<Tensor> = None;
+                for seen in slide(x, window, 0.0)? {
+                    sum = Some(match sum {
+                        None => seen,
+                        Some(sum) => (sum + seen)?,
+                    });
+                }
+                (sum.ok_or_else(|| Error::invalid("a pooling window is empty"))? / area)?
+            }
+            Op::GlobalPool => x.flatten_from(2)?.mean_keepdim(2)?.reshape((batch, channels, 1, 1))?,
+            Op::Add(with) => (x + &values[with])?,
+            Op::Flatten => x.reshape((batch, channels * height * width, 1, 1))?,
+        })
+    }
 }
 
-/// Mean and biased variance a channel.
-fn moments(x: &Tensor, channels: usize) -> Result<(Tensor, Tensor)> {
-    let rows = if x.rank() == 4 { x.transpose(0, 1)?.contiguous()? } else { x.t()?.contiguous()? };
-    let rows = rows.reshape((channels, ()))?;
-    let mean = rows.mean_keepdim(1)?;
-    let variance = rows.broadcast_sub(&mean)?.sqr()?.mean(1)?;
-    Ok((mean.squeeze(1)?, variance))
+impl Network for Reference {
+    fn pieces(&self) -> Vec<Range<usize>> {
+        self.program.parameters.iter().map(|parameter| parameter.range.clone()).collect()
+    }
+
+    fn is_reference(&self) -> bool {
+        true
+    }
+
+    fn forward(&self, theta: &[Tensor], stats: &[Tensor], x: &Tensor, mode: &Mode) -> Result<Done> {
+        check(&self.program, stats, x, mode)?;
+        let source = self.source(theta, stats, x)?;
+        let mut values = vec![x.contiguous()?];
+        let mut moments = Vec::new();
+        for (index, layer) in self.program.layers.iter().enumerate() {
+            let y = self.layer(layer, index, &values, &source, mode, &mut moments)?;
+            values.push(y);
+        }
+        let flat = |value: usize| -> Result<Tensor> {
+            let y = &values[value];
+            Ok(if self.program.shapes[value][1..] == [1, 1] { y.flatten_from(1)? } else { y.clone() })
+        };
+        let taps = mode.taps.iter().map(|&value| Ok(flat(value)?.detach())).collect::<Result<_>>()?;
+        Ok(Done { logits: flat(self.program.logits)?, features: flat(self.program.features)?, taps, moments })
+    }
 }
 
-/// max(x, 0) with gradient 0 at 0.
-fn relu(x: &Tensor) -> Result<Tensor> {
-    let above = x.gt(&x.zeros_like()?)?.to_dtype(x.dtype())?;
-    Ok((x * above)?)
+/// x where x > 0, slope times x elsewhere; the gradient at 0 is the slope, as in PyTorch.
+fn leaky(x: &Tensor, slope: f64) -> Result<Tensor> {
+    let positive = x.detach().gt(0.0)?.to_dtype(x.dtype())?;
+    let factor = positive.affine(1.0 - slope, slope)?;
+    Ok(x.mul(&factor)?)
 }
 
-/// Window 3, stride 2, padding 1; ties go to the first. A clamped index reads an edge twice, which changes no maximum.
-fn max_pool(x: &Tensor) -> Result<Tensor> {
-    let (_, _, height, width) = x.dims4()?;
-    let mut best: Option<Tensor> = None;
-    for dy in 0..3 {
-        let rows = x.index_select(&window(height, dy, x.device())?, 2)?;
-        for dx in 0..3 {
-            let shifted = rows.index_select(&window(width, dx, x.device())?, 3)?;
-            best = Some(match best {
-                None => shifted,
-                Some(best) => shifted.gt(&best)?.where_cond(&shifted, &best)?,
-            });
+/// A border around each image.
+fn pad(x: &Tensor, border: usize, fill: f64) -> Result<Tensor> {
+    let mut padded = x.clone();
+    for dim in [2, 3] {
+        if border > 0 {
+            let mut shape = padded.dims().to_vec();
+            shape[dim] = border;
+            let edge = Tensor::full(fill, shape, x.device())?.to_dtype(x.dtype())?;
+            padded = Tensor::cat(&[&edge, &padded, &edge], dim)?;
         }
     }
-    best.ok_or_else(|| Error::invalid("an empty pooling window"))
+    Ok(padded)
 }
 
-fn window(length: usize, offset: usize, device: &Device) -> Result<Tensor> {
-    let count = (length + 2 - 3) / 2 + 1;
-    let at = |i: usize| (2 * i + offset).saturating_sub(1).min(length - 1) as u32;
-    Ok(Tensor::from_iter((0..count).map(at), device)?)
+/// What each place of a window sees as the window slides, places in reading order; `fill` stands in the padding.
+fn slide(x: &Tensor, window: Window, fill: f64) -> Result<Vec<Tensor>> {
+    let Window { kernel, stride, padding } = window;
+    let padded = pad(x, padding, fill)?;
+    let along = |dim: usize, start: usize| -> Result<Tensor> {
+        let fits = (padded.dim(dim)? - kernel) / stride + 1;
+        let places: Vec<u32> = (0..fits).map(|place| (start + place * stride) as u32).collect();
+        Ok(Tensor::new(places, x.device())?)
+    };
+    let mut seen = Vec::with_capacity(kernel * kernel);
+    for row in 0..kernel {
+        let rows = padded.index_select(&along(2, row)?, 2)?;
+        for column in 0..kernel {
+            seen.push(rows.index_select(&along(3, column)?, 3)?);
+        }
+    }
+    Ok(seen)
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{DType, Device, Var};
+
+    use super::*;
+
+    /// 4 x 4 with ties, window 3, stride 2, padding 1: gradients by hand.
+    #[test]
+    fn max_pool_gives_ties_to_the_first() {
+        let pixels: Vec<f64> = [1., 1., 0., 0., 1., 1., 0., 5., 2., 0., 3., 3., 0., 2., 3., 0.].into();
+        let x = Var::from_tensor(&Tensor::from_vec(pixels, (1, 1, 4, 4), &Device::Cpu).unwrap()).unwrap();
+        let mut best: Option<Tensor> = None;
+        for seen in slide(&x, Window::new(3, 2, 1), f64::NEG_INFINITY).unwrap() {
+            best = Some(best.map_or(seen.clone(), |b| seen.gt(&b).unwrap().where_cond(&seen, &b).unwrap()));
+        }
+        let y = best.unwrap();
+        assert_eq!(y.flatten_all().unwrap().to_vec1::<f64>().unwrap(), [1., 5., 2., 5.]);
+        let gradient = y.sum_all().unwrap().backward().unwrap().remove(&x).unwrap();
+        let expected = [1., 0., 0., 0., 0., 0., 0., 2., 1., 0., 0., 0., 0., 0., 0., 0.];
+        assert_eq!(gradient.flatten_all().unwrap().to_vec1::<f64>().unwrap(), expected);
+        assert_eq!(x.dtype(), DType::F64);
+    }
+
+    #[test]
+    fn relu_at_zero_has_no_gradient() {
+        let x = Var::from_tensor(&Tensor::new(&[-1.0_f64, 0.0, 2.0], &Device::Cpu).unwrap()).unwrap();
+        let gradient = leaky(&x, 0.0).unwrap().sum_all().unwrap().backward().unwrap().remove(&x).unwrap();
+        assert_eq!(gradient.to_vec1::<f64>().unwrap(), [0., 0., 1.]);
+    }
 }

@@ -1,201 +1,224 @@
-//! Architectures: what a recipe may say after `arch =`, and the layers it means.
+//! Architectures: what a recipe names, as data (`models/*.toml`) and settings, and the layers each stands for.
+
+mod family;
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
-use crate::error::{Error, Result};
-use crate::kernels::layer::{Layers, Op};
-use crate::settings::{COUNT, Entry, Field, Type};
+use crate::error::{Error, Result, listed, nearest};
+use crate::kernels::{Builder, Program};
+use crate::settings::{COUNT, Entry, Field, SHARE, Type};
+pub use family::{Shape, Stem};
 
-/// All that is needed to build a network and to feed it.
+/// How a network is built and what it is fed with: enough to make it again.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Arch {
+    /// As in a recipe: `resnet18`.
     pub name: String,
     pub shape: Shape,
     pub classes: usize,
-    /// Channels, height, width.
+    /// Of an image: channels, height, width.
     pub size: [usize; 3],
-    /// Per channel; a network sees (pixel / 255 - mean) / std.
+    /// Of pixels scaled to [0, 1], per channel: the network sees (pixel / 255 - mean) / std. Empty where no images go
+    /// in.
     pub mean: Vec<f32>,
     pub std: Vec<f32>,
+    /// Sets of batch-norm weights and statistics; 2 with auxiliary batch norm.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub branches: usize,
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Shape {
-    /// Linear layers with ReLU between, on the flattened image.
-    Mlp { hidden: Vec<usize> },
-    /// He et al., CVPR 2016, <https://arxiv.org/abs/1512.03385>; the bottleneck's stride is in its 3x3, as torchvision's.
-    Resnet { bottleneck: bool, blocks: Vec<usize>, stem: Stem, width: usize },
+fn one() -> usize {
+    1
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Stem {
-    /// 3x3, stride 1.
-    Cifar,
-    /// 3x3, stride 1, then max-pool.
-    CifarPool,
-    /// 7x7, stride 2, then max-pool.
-    Imagenet,
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_one(branches: &usize) -> bool {
+    *branches == 1
 }
 
-const RESNET: &[Field] = &[
-    Field::or(
-        "stem",
-        Type::Choice(&["cifar", "cifar_pool", "imagenet"]),
-        "\"cifar\"",
-        "first layers; cifar is 3x3 without max-pool",
-    ),
-    Field::or("width", COUNT, "64", "channels of the first stage; the others have 2, 4 and 8 times as many"),
+const STEM: Field = Field::or(
+    "stem",
+    Type::Choice(&["cifar", "cifar_pool", "imagenet"]),
+    "\"cifar\"",
+    "first layers: 3x3, 3x3 and max-pool, or 7x7 stride 2 and max-pool",
+);
+const WIDTH: Field = Field::or("width", COUNT, "64", "channels of the first stage; later stages have 2, 4, 8 times it");
+const RESNET: &[Field] = &[STEM, WIDTH];
+const HE: &str = "He et al., CVPR 2016, https://arxiv.org/abs/1512.03385";
+
+static ENTRIES: [Entry; 5] = [
+    Entry {
+        name: "mlp",
+        about: "fully connected layers with ReLU between",
+        paper: "",
+        version: 1,
+        fields: &[Field::or("hidden", Type::List(&COUNT), "[128]", "units of each hidden layer")],
+    },
+    Entry {
+        name: "allcnn",
+        about: "convolutions only, strides in place of pooling",
+        paper: "Springenberg et al., ICLR workshop 2015, https://arxiv.org/abs/1412.6806",
+        version: 1,
+        fields: &[
+            Field::or("width", COUNT, "96", "channels of the first three layers; the others have twice it"),
+            Field::or("dropout", SHARE, "0.0", "share of values dropped after each strided layer, below 1"),
+        ],
+    },
+    Entry {
+        name: "resnet18",
+        about: "residual network, 18 layers, basic blocks",
+        paper: HE,
+        version: 1,
+        fields: RESNET,
+    },
+    Entry {
+        name: "resnet34",
+        about: "residual network, 34 layers, basic blocks",
+        paper: HE,
+        version: 1,
+        fields: RESNET,
+    },
+    Entry {
+        name: "resnet50",
+        about: "residual network, 50 layers, bottlenecks",
+        paper: HE,
+        version: 1,
+        fields: RESNET,
+    },
 ];
-const HE: &str = "He et al., Deep residual learning, CVPR 2016, https://arxiv.org/abs/1512.03385";
 
-const MLP: Entry = Entry {
-    name: "mlp",
-    about: "linear layers with ReLU between",
-    paper: "",
-    version: 1,
-    fields: &[Field::or("hidden", Type::List(&COUNT), "[128]", "units of each hidden layer")],
-};
-const RESNET18: Entry =
-    Entry { name: "resnet18", about: "residual network of 18 layers", paper: HE, version: 1, fields: RESNET };
-const RESNET34: Entry =
-    Entry { name: "resnet34", about: "residual network of 34 layers", paper: HE, version: 1, fields: RESNET };
-const RESNET50: Entry = Entry {
-    name: "resnet50",
-    about: "residual network of 50 layers, with bottlenecks",
-    paper: HE,
-    version: 1,
-    fields: RESNET,
-};
-
-/// The architectures, as a recipe names them.
+/// The architectures a recipe may name.
 #[must_use]
 pub fn entries() -> Vec<&'static Entry> {
-    vec![&MLP, &RESNET18, &RESNET34, &RESNET50]
+    ENTRIES.iter().collect()
 }
 
-#[derive(Deserialize)]
-struct Chosen {
-    name: String,
-    #[serde(default)]
-    hidden: Vec<usize>,
-    stem: Option<Stem>,
-    width: Option<usize>,
+/// The model file of each entry.
+const FILES: [(&str, &str); 5] = [
+    ("mlp", include_str!("../../models/mlp.toml")),
+    ("allcnn", include_str!("../../models/allcnn.toml")),
+    ("resnet18", include_str!("../../models/resnet18.toml")),
+    ("resnet34", include_str!("../../models/resnet34.toml")),
+    ("resnet50", include_str!("../../models/resnet50.toml")),
+];
+
+/// What a model file says beside the family: checked by a test.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Promise {
+    /// Number of parameters with 10 classes and images of that size.
+    pub parameters: usize,
+    pub image: [usize; 3],
+}
+
+/// The shape and the promise of a model file; the settings given replace the file's.
+fn model(name: &str, settings: &Map<String, Value>) -> Result<(Shape, Promise)> {
+    let names: Vec<&str> = FILES.iter().map(|(name, _)| *name).collect();
+    let text = FILES.iter().find(|(known, _)| *known == name).map(|(_, text)| *text).ok_or_else(|| {
+        let hint = nearest(name, names.iter().copied())
+            .map_or_else(|| format!("expected {}", listed(&names, "or")), |near| format!("did you mean `{near}`?"));
+        Error::invalid(format!("unknown architecture `{name}`: {hint}"))
+    })?;
+    let wrong = |error: &dyn std::fmt::Display| Error::invalid(format!("models/{name}.toml: {error}"));
+    let mut table: Map<String, Value> = toml::from_str(text).map_err(|error| wrong(&error))?;
+    let mut promise = Map::new();
+    for key in ["parameters", "image"] {
+        promise.insert(key.to_owned(), table.remove(key).unwrap_or(Value::Null));
+    }
+    let promise = serde_json::from_value(Value::Object(promise)).map_err(|error| wrong(&error))?;
+    let Some(Value::String(kind)) = table.remove("family") else {
+        return Err(wrong(&"no `family`"));
+    };
+    for (key, value) in settings.iter().filter(|(key, _)| *key != "name") {
+        table.insert(key.clone(), value.clone());
+    }
+    let shape = serde_json::from_value(serde_json::json!({ kind: table }))
+        .map_err(|error| Error::invalid(format!("the settings of `{name}` do not fit: {error}")))?;
+    Ok((shape, promise))
+}
+
+/// What the model file of an architecture promises.
+pub fn promise(name: &str) -> Result<Promise> {
+    Ok(model(name, &Map::new())?.1)
 }
 
 impl Arch {
-    /// From checked settings, `{ name = "resnet18", stem = "cifar", width = 64 }`, and what the data says.
+    /// From checked settings, `{"name": "resnet18", "stem": .., "width": ..}`; what is left out is the model file's.
+    /// An error where the images are too small for the layers.
     pub fn new(settings: &Value, classes: usize, size: [usize; 3], mean: &[f32], std: &[f32]) -> Result<Self> {
-        let chosen: Chosen = serde_json::from_value(settings.clone())
-            .map_err(|error| Error::invalid(format!("the architecture does not fit: {error}")))?;
-        let resnet = |bottleneck, blocks: [usize; 4]| Shape::Resnet {
-            bottleneck,
-            blocks: blocks.to_vec(),
-            stem: chosen.stem.unwrap_or(Stem::Cifar),
-            width: chosen.width.unwrap_or(64),
-        };
-        let shape = match chosen.name.as_str() {
-            "mlp" => Shape::Mlp { hidden: chosen.hidden.clone() },
-            "resnet18" => resnet(false, [2, 2, 2, 2]),
-            "resnet34" => resnet(false, [3, 4, 6, 3]),
-            "resnet50" => resnet(true, [3, 4, 6, 3]),
-            other => return Err(Error::invalid(format!("unknown architecture `{other}`"))),
-        };
-        Ok(Self { name: chosen.name, shape, classes, size, mean: mean.to_vec(), std: std.to_vec() })
+        let table = settings.as_object().ok_or_else(|| Error::invalid("an architecture is a table with a `name`"))?;
+        let name = table.get("name").and_then(Value::as_str).unwrap_or_default();
+        let (shape, _) = model(name, table)?;
+        Self::build(name, shape, classes, size, mean, std)
     }
 
-    pub fn from_value(value: &Value) -> Result<Self> {
-        serde_json::from_value(value.clone())
-            .map_err(|error| Error::invalid(format!("not the description of a network: {error}")))
+    /// From a shape, for networks that are no recipe's to name: generators, discriminators, heads.
+    pub fn build(
+        name: &str,
+        shape: Shape,
+        classes: usize,
+        size: [usize; 3],
+        mean: &[f32],
+        std: &[f32],
+    ) -> Result<Self> {
+        let (mean, std) = (mean.to_vec(), std.to_vec());
+        let arch = Self { name: name.to_owned(), shape, classes, size, mean, std, branches: 1 };
+        arch.program()?;
+        Ok(arch)
+    }
+
+    /// With so many sets of batch-norm weights and statistics.
+    pub fn with_branches(self, branches: usize) -> Result<Self> {
+        let arch = Self { branches, ..self };
+        arch.program()?;
+        Ok(arch)
     }
 
     pub fn to_value(&self) -> Result<Value> {
         serde_json::to_value(self).map_err(|error| Error::invalid(error.to_string()))
     }
 
-    /// The number of trained parameters.
+    /// What `to_value` gave; an error where it describes no network.
+    pub fn from_value(value: &Value) -> Result<Self> {
+        let arch: Self = serde_json::from_value(value.clone())
+            .map_err(|error| Error::invalid(format!("not the description of a network: {error}")))?;
+        arch.program()?;
+        Ok(arch)
+    }
+
+    #[must_use]
+    pub fn name(&self) -> String {
+        self.name.clone()
+    }
+
+    /// Number of parameters; batch-norm statistics are none.
     #[must_use]
     pub fn parameters(&self) -> usize {
-        self.layers().parameters().iter().map(|(_, shape)| shape.iter().product::<usize>()).sum()
+        self.program().map_or(0, |program| program.len())
     }
 
-    pub(crate) fn layers(&self) -> Layers {
-        match &self.shape {
-            Shape::Mlp { hidden } => mlp(hidden, self.size.iter().product(), self.classes),
-            Shape::Resnet { bottleneck, blocks, stem, width } => {
-                resnet(*bottleneck, blocks, *stem, *width, self.size[0], self.classes)
-            }
+    /// The layers.
+    pub(super) fn program(&self) -> Result<Program> {
+        /// Nobody's network is wider; a damaged description must not ask for all the memory there is.
+        const LARGEST: usize = 1 << 20;
+        let [channels, height, width] = self.size;
+        if [channels, height, width, self.classes, self.branches].iter().any(|&n| n == 0 || n > LARGEST) {
+            return Err(Error::invalid(format!(
+                "`{}` cannot be built for {} classes and images of {channels} x {height} x {width}",
+                self.name, self.classes
+            )));
         }
-    }
-}
-
-fn mlp(hidden: &[usize], input: usize, classes: usize) -> Layers {
-    let mut net = Layers::new();
-    let mut at = net.push(Op::Flatten, 0);
-    let mut wide = input;
-    for (index, &units) in hidden.iter().enumerate() {
-        at = net.linear(&format!("hidden.{index}"), at, wide, units);
-        at = net.push(Op::Relu, at);
-        net.tap(&format!("hidden.{index}"), at);
-        wide = units;
-    }
-    net.features = at;
-    net.linear("fc", at, wide, classes);
-    net
-}
-
-fn resnet(bottleneck: bool, blocks: &[usize], stem: Stem, width: usize, channels: usize, classes: usize) -> Layers {
-    let mut net = Layers::new();
-    let (kernel, stride) = if stem == Stem::Imagenet { (7, 2) } else { (3, 1) };
-    let mut at = net.conv("conv1", 0, (channels, width), kernel, stride);
-    at = net.batch_norm("bn1", at, width);
-    at = net.push(Op::Relu, at);
-    if stem != Stem::Cifar {
-        at = net.push(Op::MaxPool, at);
-    }
-    net.tap("stem", at);
-    let expansion = if bottleneck { 4 } else { 1 };
-    let mut wide = width;
-    for (stage, &count) in blocks.iter().enumerate() {
-        let planes = width << stage;
-        for index in 0..count {
-            let name = format!("layer{}.{index}", stage + 1);
-            let stride = if stage > 0 && index == 0 { 2 } else { 1 };
-            at = block(&mut net, &name, at, (wide, planes), stride, bottleneck);
-            wide = planes * expansion;
+        let given = !self.mean.is_empty() || !self.std.is_empty();
+        if given && (self.mean.len() != channels || self.std.len() != channels) {
+            return Err(Error::invalid(format!(
+                "`{}` takes {channels} channels, but mean and std have {} and {}",
+                self.name,
+                self.mean.len(),
+                self.std.len()
+            )));
         }
-        net.tap(&format!("layer{}", stage + 1), at);
+        self.shape.program(Builder::new(self.size, self.branches), self.classes, LARGEST)
     }
-    at = net.push(Op::MeanPool, at);
-    net.features = at;
-    net.linear("fc", at, wide, classes);
-    net
-}
-
-fn block(net: &mut Layers, name: &str, from: usize, wide: (usize, usize), stride: usize, bottleneck: bool) -> usize {
-    let (input, planes) = wide;
-    let output = if bottleneck { planes * 4 } else { planes };
-    // (kernel, input channels, output channels, stride) of each convolution
-    let convs = if bottleneck {
-        vec![(1, input, planes, 1), (3, planes, planes, stride), (1, planes, output, 1)]
-    } else {
-        vec![(3, input, planes, stride), (3, planes, planes, 1)]
-    };
-    let mut at = from;
-    for (index, &(kernel, inner, outer, step)) in convs.iter().enumerate() {
-        at = net.conv(&format!("{name}.conv{}", index + 1), at, (inner, outer), kernel, step);
-        at = net.batch_norm(&format!("{name}.bn{}", index + 1), at, outer);
-        if index + 1 < convs.len() {
-            at = net.push(Op::Relu, at);
-        }
-    }
-    let mut shortcut = from;
-    if stride != 1 || input != output {
-        shortcut = net.conv(&format!("{name}.downsample.0"), from, (input, output), 1, stride);
-        shortcut = net.batch_norm(&format!("{name}.downsample.1"), shortcut, output);
-    }
-    at = net.push(Op::Add { with: shortcut }, at);
-    net.push(Op::Relu, at)
 }

@@ -1,21 +1,28 @@
-//! Models: a student that trains, a teacher that cannot. To a method all parameters are one vector, theta.
+//! A network with its weights, as methods see it: all parameters are one vector theta, batch-norm statistics another.
+//! Theta holds the parameters in the order of `Model::spans`, each in PyTorch's layout and row-major.
+
+mod pass;
+mod teacher;
+mod weights;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor, Var};
 
 use super::arch::Arch;
 use super::init;
 use crate::error::{Error, Result, listed};
-use crate::kernels::layer::Layers;
-use crate::kernels::reference::{self, BatchStats, Norm};
+use crate::kernels::{self, Mode, Moments, Network, Program};
 use crate::rng::Rng;
+pub use pass::{Pass, Statistics};
+pub use teacher::Teacher;
 
-/// Share of the batch in the running statistics, as PyTorch's.
+/// How far running statistics move towards a batch's: PyTorch's momentum of batch norm.
 const MOMENTUM: f64 = 0.1;
 
-/// Where a parameter lies in theta.
+/// Where a parameter lies in theta, by torchvision's name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Span {
     pub name: String,
@@ -23,137 +30,117 @@ pub struct Span {
     pub range: Range<usize>,
 }
 
-/// How batch norm behaves in a forward pass.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Pass {
-    norm: Norm,
-    frozen: Vec<String>,
-}
-
-impl Pass {
-    /// Batch statistics.
-    #[must_use]
-    pub fn train() -> Self {
-        Self { norm: Norm::Batch, frozen: Vec::new() }
-    }
-
-    /// Running statistics.
-    #[must_use]
-    pub fn eval() -> Self {
-        Self { norm: Norm::Running, frozen: Vec::new() }
-    }
-
-    /// Running statistics, that do not move, for layers whose names begin so.
-    #[must_use]
-    pub fn frozen(mut self, prefixes: &[&str]) -> Self {
-        self.frozen = prefixes.iter().map(|&p| p.to_owned()).collect();
-        self
-    }
-}
-
-/// What a network says of a batch.
+/// What a forward gives: tracked, so losses on it have gradients.
 #[derive(Debug)]
 pub struct Output {
-    /// [B, classes].
+    /// Batch x classes; batch x channels x height x width from a generator.
     pub logits: Tensor,
-    /// [B, width]: what the last linear layer reads.
+    /// Batch x features: what the last layer reads.
     pub features: Tensor,
-    stats: BatchStats,
+    moments: Vec<Moments>,
 }
 
-#[derive(Debug)]
+/// Which kernels a model runs on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backend {
+    /// The fastest there is for the device and type.
+    Fast,
+    /// Plain candle operations.
+    Reference,
+}
+
+/// A network and its weights. Never changed behind its owner's back: copies are deep.
 pub struct Model {
     arch: Arch,
-    layers: Layers,
-    spans: Vec<Span>,
-    theta: BTreeMap<String, Var>,
-    /// Running mean and variance of each batch-norm layer.
-    running: BTreeMap<String, (Tensor, Tensor)>,
+    program: Arc<Program>,
+    network: Arc<dyn Network>,
+    spans: Arc<[Span]>,
     device: Device,
+    dtype: DType,
+    /// Theta, cut as the network wants it.
+    pieces: Vec<Var>,
+    /// Mean and variance of each batch norm and branch, 2 x channels.
+    stats: Vec<Tensor>,
+}
+
+impl std::fmt::Debug for Model {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Model({}, {} parameters)", self.arch.name, self.program.len())
+    }
 }
 
 impl Model {
-    /// Freshly initialised; each parameter is drawn from a stream of its own name.
+    /// Fresh weights, each parameter drawn from the fork of its name: convolutions by Kaiming's rule (normal, fan out,
+    /// ReLU), linear layers uniform in +-1/sqrt(inputs) with bias 0, batch norms 1 and 0.
     pub fn init(arch: &Arch, rng: &Rng, device: &Device) -> Result<Self> {
-        let mut tensors = BTreeMap::new();
-        for (name, shape) in arch.layers().parameters() {
-            let values = init::parameter(&name, &shape, rng);
-            tensors.insert(name, Tensor::from_vec(values, shape, &Device::Cpu)?);
+        let program = Arc::new(arch.program()?);
+        let mut theta = Vec::with_capacity(program.len());
+        for parameter in &program.parameters {
+            theta.extend(init::draw(parameter, rng));
         }
-        for (name, channels) in arch.layers().batch_norms() {
-            tensors.insert(format!("{name}.running_mean"), Tensor::zeros(channels, DType::F32, &Device::Cpu)?);
-            tensors.insert(format!("{name}.running_var"), Tensor::ones(channels, DType::F32, &Device::Cpu)?);
-        }
-        Self::from_tensors(arch, &tensors, device)
+        let stats = weights::fresh_stats(&program, device)?;
+        Self::assemble(arch, program, theta, stats, device)
     }
 
-    /// From named tensors: complete, with no names left over, or an error that names the parameter.
-    pub fn from_tensors(arch: &Arch, tensors: &BTreeMap<String, Tensor>, device: &Device) -> Result<Self> {
-        let layers = arch.layers();
-        let take = |name: &str, shape: &[usize]| -> Result<Tensor> {
-            let tensor = tensors
-                .get(name)
-                .ok_or_else(|| Error::invalid(format!("the checkpoint lacks `{name}`, which {} needs", arch.name)))?;
-            if tensor.dims() != shape {
-                let found = tensor.dims();
-                return Err(Error::invalid(format!(
-                    "`{name}` has the shape {found:?}, but {} needs {shape:?}",
-                    arch.name
-                )));
-            }
-            Ok(tensor.to_device(device)?.to_dtype(DType::F32)?.copy()?)
+    fn assemble(
+        arch: &Arch,
+        program: Arc<Program>,
+        theta: Vec<f32>,
+        stats: Vec<Tensor>,
+        device: &Device,
+    ) -> Result<Self> {
+        let network = kernels::network(&program, device, DType::F32);
+        let spans = program
+            .parameters
+            .iter()
+            .map(|p| Span { name: p.name.clone(), shape: p.shape.clone(), range: p.range.clone() })
+            .collect();
+        let theta = Tensor::from_vec(theta, program.len(), device)?;
+        let pieces = cut(&theta, network.as_ref())?;
+        let (arch, device) = (arch.clone(), device.clone());
+        Ok(Self { arch, program, network, spans, device, dtype: DType::F32, pieces, stats })
+    }
+
+    /// The same weights on other kernels.
+    pub fn with_backend(self, backend: Backend) -> Result<Self> {
+        let network = match backend {
+            Backend::Fast => kernels::network(&self.program, &self.device, self.dtype),
+            Backend::Reference => kernels::reference(&self.program),
         };
-        let (mut theta, mut spans, mut running, mut start) = (BTreeMap::new(), Vec::new(), BTreeMap::new(), 0);
-        for (name, shape) in layers.parameters() {
-            theta.insert(name.clone(), Var::from_tensor(&take(&name, &shape)?)?);
-            let length: usize = shape.iter().product();
-            spans.push(Span { name, shape, range: start..start + length });
-            start += length;
-        }
-        for (name, channels) in layers.batch_norms() {
-            let mean = take(&format!("{name}.running_mean"), &[channels])?;
-            let variance = take(&format!("{name}.running_var"), &[channels])?;
-            running.insert(name, (mean, variance));
-        }
-        let known = |name: &str| {
-            theta.contains_key(name)
-                || name.rsplit_once('.').is_some_and(|(layer, buffer)| {
-                    running.contains_key(layer)
-                        && ["running_mean", "running_var", "num_batches_tracked"].contains(&buffer)
-                })
-        };
-        let extra: Vec<&String> = tensors.keys().filter(|name| !known(name)).collect();
-        if !extra.is_empty() {
-            return Err(Error::invalid(format!(
-                "the checkpoint has {}, which {} lacks",
-                listed(&extra, "and"),
-                arch.name
-            )));
-        }
-        Ok(Self { arch: arch.clone(), layers, spans, theta, running, device: device.clone() })
+        let pieces = cut(&self.theta_tensor()?, network.as_ref())?;
+        Ok(Self { network, pieces, ..self })
     }
 
-    /// Parameters and running statistics by torchvision's names, copied to the CPU.
-    pub fn tensors(&self) -> Result<BTreeMap<String, Tensor>> {
-        let mut all = BTreeMap::new();
-        for (name, var) in &self.theta {
-            all.insert(name.clone(), var.as_tensor().to_device(&Device::Cpu)?.copy()?);
+    /// The same weights as f32 or f64; f64 runs on the reference.
+    pub fn with_dtype(self, dtype: DType) -> Result<Self> {
+        if !matches!(dtype, DType::F32 | DType::F64) {
+            return Err(Error::invalid(format!("networks run in f32 or f64, not {dtype:?}")));
         }
-        for (name, (mean, variance)) in &self.running {
-            all.insert(format!("{name}.running_mean"), mean.to_device(&Device::Cpu)?.copy()?);
-            all.insert(format!("{name}.running_var"), variance.to_device(&Device::Cpu)?.copy()?);
-        }
-        Ok(all)
+        let network = kernels::network(&self.program, &self.device, dtype);
+        let pieces = cut(&self.theta_tensor()?.to_dtype(dtype)?, network.as_ref())?;
+        let stats = self.stats.iter().map(|set| Ok(set.to_dtype(dtype)?)).collect::<Result<_>>()?;
+        Ok(Self { network, dtype, pieces, stats, ..self })
     }
 
-    /// A deep copy that trains on its own.
+    /// A deep copy.
     pub fn copy(&self) -> Result<Self> {
-        Self::from_tensors(&self.arch, &self.tensors()?, &self.device)
+        let backend = if self.network.is_reference() { Backend::Reference } else { Backend::Fast };
+        let fresh = Self {
+            arch: self.arch.clone(),
+            program: self.program.clone(),
+            network: self.network.clone(),
+            spans: self.spans.clone(),
+            device: self.device.clone(),
+            dtype: self.dtype,
+            pieces: self.pieces.clone(),
+            stats: self.stats.clone(),
+        };
+        fresh.with_backend(backend)
     }
 
-    /// A deep copy that cannot be trained.
+    /// A deep copy that can only be asked.
     pub fn teacher(&self) -> Result<Teacher> {
-        Ok(Teacher(self.copy()?))
+        Ok(Teacher::new(self.copy()?))
     }
 
     #[must_use]
@@ -167,111 +154,191 @@ impl Model {
     }
 
     #[must_use]
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    #[must_use]
+    pub fn backend(&self) -> Backend {
+        if self.network.is_reference() { Backend::Reference } else { Backend::Fast }
+    }
+
+    /// Where each parameter lies in theta.
+    #[must_use]
     pub fn spans(&self) -> &[Span] {
         &self.spans
     }
 
-    /// The number of parameters: the length of theta.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.spans.last().map_or(0, |span| span.range.end)
+    fn run(&self, x: &Tensor, mode: &Mode, tracked: bool) -> Result<kernels::Done> {
+        let x = x.to_device(&self.device)?.to_dtype(self.dtype)?;
+        let theta: Vec<Tensor> = self
+            .pieces
+            .iter()
+            .map(|piece| if tracked { piece.as_tensor().clone() } else { piece.as_detached_tensor() })
+            .collect();
+        let x = if tracked { x } else { x.detach() };
+        self.network.forward(&theta, &self.stats, &x, mode)
     }
 
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// A tracked forward pass over normalised images [B, C, H, W]. Running statistics do not move until `commit`.
+    /// One tracked forward. `x`: batch x channels x height x width, normalised. Statistics of the batch come back in
+    /// the output and do nothing until `commit`. Walk back before the parameters change.
     pub fn forward(&self, x: &Tensor, pass: &Pass) -> Result<Output> {
-        let (values, stats) = self.values(x, pass, true)?;
-        let missing = || Error::invalid("the network has no layers");
-        let logits = values.last().cloned().ok_or_else(missing)?;
-        let features = values.get(self.layers.features).cloned().ok_or_else(missing)?;
-        Ok(Output { logits, features, stats })
+        let done = self.run(x, &pass.mode(&self.program), true)?;
+        let moments = if pass.update_stats { done.moments } else { Vec::new() };
+        Ok(Output { logits: done.logits, features: done.features, moments })
     }
 
-    fn values(&self, x: &Tensor, pass: &Pass, tracked: bool) -> Result<(Vec<Tensor>, BatchStats)> {
-        let parameter = |name: &str| -> Result<Tensor> {
-            let var = self.theta.get(name).ok_or_else(|| Error::invalid(format!("no parameter `{name}`")))?;
-            Ok(if tracked { var.as_tensor().clone() } else { var.as_detached_tensor() })
-        };
-        let running = |name: &str| -> Result<(Tensor, Tensor)> {
-            self.running.get(name).cloned().ok_or_else(|| Error::invalid(format!("no statistics `{name}`")))
-        };
-        let norm = |name: &str| {
-            let frozen = pass.frozen.iter().any(|prefix| name.starts_with(prefix.as_str()));
-            if frozen { Norm::Running } else { pass.norm }
-        };
-        reference::forward(&self.layers, &parameter, &running, &norm, x)
-    }
-
-    /// Moves the running statistics towards those of that pass.
+    /// Moves the running statistics towards those of that forward.
     pub fn commit(&mut self, output: &Output) -> Result<()> {
-        for (name, (mean, variance)) in &output.stats {
-            if let Some((old_mean, old_variance)) = self.running.get_mut(name) {
-                *old_mean = ((&*old_mean * (1.0 - MOMENTUM))? + (mean * MOMENTUM)?)?;
-                *old_variance = ((&*old_variance * (1.0 - MOMENTUM))? + (variance * MOMENTUM)?)?;
-            }
+        for seen in &output.moments {
+            let index = seen.norm * self.program.branches + seen.branch;
+            let old = self
+                .stats
+                .get_mut(index)
+                .ok_or_else(|| Error::invalid("the statistics are those of another network"))?;
+            *old = (old.affine(1.0 - MOMENTUM, 0.0)? + seen.values.affine(MOMENTUM, 0.0)?)?;
         }
         Ok(())
     }
 
     /// A tracked training pass whose statistics count.
     pub fn train(&mut self, x: &Tensor) -> Result<Output> {
-        let output = self.forward(x, &Pass::train())?;
+        self.train_with(x, &Pass::train())
+    }
+
+    /// `forward` and `commit`.
+    pub fn train_with(&mut self, x: &Tensor, pass: &Pass) -> Result<Output> {
+        let output = self.forward(x, pass)?;
         self.commit(&output)?;
         Ok(output)
     }
 
-    /// Evaluation mode, untracked: [B, classes].
+    /// Evaluation mode, untracked.
     pub fn logits(&self, x: &Tensor) -> Result<Tensor> {
-        let (values, _) = self.values(x, &Pass::eval(), false)?;
-        values.last().cloned().ok_or_else(|| Error::invalid("the network has no layers"))
+        Ok(self.run(x, &Pass::eval().mode(&self.program), false)?.logits)
     }
 
-    /// Named layers in evaluation mode, untracked: `stem`, `layer1`, ..., `features`.
+    /// Evaluation mode, untracked.
+    pub fn features(&self, x: &Tensor) -> Result<Tensor> {
+        Ok(self.run(x, &Pass::eval().mode(&self.program), false)?.features)
+    }
+
+    /// All layers with a name (`stem`, `layer1`, .., `features`, `logits`), in evaluation mode and untracked.
     pub fn taps(&self, x: &Tensor) -> Result<BTreeMap<String, Tensor>> {
-        let (values, _) = self.values(x, &Pass::eval(), false)?;
-        let mut taps: BTreeMap<String, Tensor> = BTreeMap::new();
-        let named = self.layers.taps.iter().map(|(name, node)| (name.as_str(), *node));
-        for (name, node) in named.chain([("features", self.layers.features), ("logits", values.len() - 1)]) {
-            if let Some(value) = values.get(node) {
-                taps.insert(name.to_owned(), value.clone());
-            }
+        let names: Vec<&str> = self.program.taps.iter().map(|(name, _)| name.as_str()).collect();
+        self.taps_of(x, &names)
+    }
+
+    /// Some of them; an error names those there are.
+    pub fn taps_of(&self, x: &Tensor, names: &[&str]) -> Result<BTreeMap<String, Tensor>> {
+        let mut mode = Pass::eval().mode(&self.program);
+        for name in names {
+            let found = self.program.taps.iter().find(|(known, _)| known == name).ok_or_else(|| {
+                let known: Vec<&str> = self.program.taps.iter().map(|(name, _)| name.as_str()).collect();
+                Error::invalid(format!(
+                    "`{}` has no layer `{name}` to look at; it has {}",
+                    self.arch.name,
+                    listed(&known, "and")
+                ))
+            })?;
+            mode.taps.push(found.1);
         }
-        Ok(taps)
+        let done = self.run(x, &mode, false)?;
+        Ok(names.iter().map(|&name| name.to_owned()).zip(done.taps).collect())
+    }
+
+    /// The number of parameters: the length of theta.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.program.len()
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.program.is_empty()
     }
 
     /// A copy of all parameters.
     pub fn theta(&self) -> Result<Vec<f32>> {
-        let mut all = Vec::with_capacity(self.len());
-        for span in &self.spans {
-            if let Some(var) = self.theta.get(&span.name) {
-                all.extend(var.as_tensor().flatten_all()?.to_vec1::<f32>()?);
-            }
-        }
-        Ok(all)
+        Ok(self.theta_tensor()?.to_dtype(DType::F32)?.to_vec1()?)
     }
 
     pub fn set_theta(&mut self, theta: &[f32]) -> Result<()> {
-        for span in &self.spans {
-            let (Some(var), Some(values)) = (self.theta.get(&span.name), theta.get(span.range.clone())) else {
-                return Err(Error::invalid(format!("theta has {} values, the network {}", theta.len(), self.len())));
-            };
-            var.set(&Tensor::from_slice(values, span.shape.as_slice(), &self.device)?)?;
+        self.set_theta_tensor(&Tensor::from_slice(theta, theta.len(), &self.device)?)
+    }
+
+    /// A copy of all parameters, one vector of the model's own type on its device.
+    pub fn theta_tensor(&self) -> Result<Tensor> {
+        match self.pieces.as_slice() {
+            [one] => Ok(one.as_tensor().copy()?.detach()),
+            many => {
+                let many: Vec<Tensor> = many.iter().map(Var::as_detached_tensor).collect();
+                Ok(Tensor::cat(&many, 0)?)
+            }
+        }
+    }
+
+    /// All parameters from one vector.
+    pub fn set_theta_tensor(&mut self, theta: &Tensor) -> Result<()> {
+        if theta.dims() != [self.program.len()] {
+            return Err(Error::invalid(format!(
+                "`{}` has {} parameters, but got {:?}",
+                self.arch.name,
+                self.program.len(),
+                theta.dims()
+            )));
+        }
+        let theta = theta.to_device(&self.device)?.to_dtype(self.dtype)?.detach();
+        let mut start = 0;
+        for piece in &self.pieces {
+            let count = piece.elem_count();
+            // a copy: the variable's own storage may be what we are given
+            piece.set(&theta.narrow(0, start, count)?.copy()?)?;
+            start += count;
         }
         Ok(())
     }
 
-    /// Running statistics by name, for checkpoints.
-    pub fn set_running(&mut self, tensors: &BTreeMap<String, Tensor>) -> Result<()> {
-        for (name, (mean, variance)) in &mut self.running {
-            for (slot, buffer) in [(mean, "running_mean"), (variance, "running_var")] {
-                let name = format!("{name}.{buffer}");
-                let value = tensors.get(&name).ok_or_else(|| Error::invalid(format!("no statistics `{name}`")))?;
-                *slot = value.to_device(&self.device)?;
+    /// Changes the parameters in place, without a copy on the CPU's own kernels: for optimisers. f32 alone.
+    pub fn update(&mut self, change: impl FnOnce(&mut [f32]) -> Result<()>) -> Result<()> {
+        if self.dtype != DType::F32 {
+            return Err(Error::invalid("parameters in f64 change through `set_theta_tensor`"));
+        }
+        match self.pieces.as_slice() {
+            [one] if self.device.is_cpu() => kernels::in_place(one.as_tensor(), change),
+            _ => {
+                let mut theta = self.theta()?;
+                change(&mut theta)?;
+                self.set_theta(&theta)
             }
+        }
+    }
+
+    /// All batch-norm statistics, one vector: mean and variance of each batch norm, in the order of the layers.
+    pub fn stats(&self) -> Result<Tensor> {
+        if self.stats.is_empty() {
+            return Ok(Tensor::zeros(0, self.dtype, &self.device)?);
+        }
+        let flat = self.stats.iter().map(|set| Ok(set.flatten_all()?)).collect::<Result<Vec<_>>>()?;
+        Ok(Tensor::cat(&flat, 0)?)
+    }
+
+    /// What `stats` gave.
+    pub fn set_stats(&mut self, stats: &Tensor) -> Result<()> {
+        let total: usize = self.stats.iter().map(Tensor::elem_count).sum();
+        if stats.dims() != [total] {
+            return Err(Error::invalid(format!(
+                "`{}` has {total} batch-norm statistics, but got {:?}",
+                self.arch.name,
+                stats.dims()
+            )));
+        }
+        let stats = stats.to_device(&self.device)?.to_dtype(self.dtype)?.detach();
+        let mut start = 0;
+        for set in &mut self.stats {
+            let count = set.elem_count();
+            *set = stats.narrow(0, start, count)?.copy()?.reshape((2, count / 2))?;
+            start += count;
         }
         Ok(())
     }
@@ -279,41 +346,65 @@ impl Model {
     /// Ones where a parameter's name begins so, zeros elsewhere.
     #[must_use]
     pub fn only(&self, prefixes: &[&str]) -> Vec<f32> {
-        let mut mask = vec![0.0; self.len()];
-        for span in &self.spans {
-            if prefixes.iter().any(|prefix| span.name.starts_with(prefix)) {
-                mask[span.range.clone()].fill(1.0);
-            }
+        let mut keep = vec![0.0; self.len()];
+        for span in self.spans.iter().filter(|span| begins(&span.name, prefixes)) {
+            keep[span.range.clone()].fill(1.0);
         }
-        mask
+        keep
     }
 
     /// The gradient of a loss, as one vector. A loss that reaches no parameter is an error.
     pub fn gradient(&self, loss: &Tensor) -> Result<Vec<f32>> {
-        let grads = loss.backward()?;
-        let mut all = vec![0.0; self.len()];
-        let mut reached = false;
-        for span in &self.spans {
-            let Some(grad) = self.theta.get(&span.name).and_then(|var| grads.get(var.as_tensor())) else { continue };
-            reached = true;
-            all[span.range.clone()].copy_from_slice(&grad.flatten_all()?.to_vec1::<f32>()?);
+        let [gradient] = gradients(loss, [self])?;
+        Ok(gradient.to_dtype(DType::F32)?.to_vec1()?)
+    }
+
+    /// Every prefix stands for at least one parameter.
+    fn known(&self, prefixes: &[&str]) -> Result<()> {
+        match prefixes.iter().find(|prefix| !self.spans.iter().any(|span| span.name.starts_with(**prefix))) {
+            None => Ok(()),
+            Some(prefix) => Err(Error::invalid(format!(
+                "no parameter of `{}` has a name that begins with `{prefix}`",
+                self.arch.name
+            ))),
         }
-        if reached { Ok(all) } else { Err(Error::NoGradient("loss".to_owned())) }
     }
 }
 
-/// A frozen copy: its type has no way to train.
-#[derive(Debug)]
-pub struct Teacher(Model);
+fn begins(name: &str, prefixes: &[&str]) -> bool {
+    prefixes.iter().any(|prefix| name.starts_with(prefix))
+}
 
-impl Teacher {
-    /// Evaluation mode, untracked.
-    pub fn logits(&self, x: &Tensor) -> Result<Tensor> {
-        self.0.logits(x)
-    }
+/// Theta into fresh variables, one a piece.
+fn cut(theta: &Tensor, network: &dyn Network) -> Result<Vec<Var>> {
+    network
+        .pieces()
+        .into_iter()
+        .map(|range| Ok(Var::from_tensor(&theta.narrow(0, range.start, range.len())?.copy()?)?))
+        .collect()
+}
 
-    /// For tests: that it did not change.
-    pub fn theta(&self) -> Result<Vec<f32>> {
-        self.0.theta()
+/// One backward; for each model the gradient of the loss as one vector as long as its theta: zeros where the loss does
+/// not reach. An error where it reaches none of them.
+pub fn gradients<const N: usize>(loss: &Tensor, models: [&Model; N]) -> Result<[Tensor; N]> {
+    let store = loss.backward()?;
+    let mut reached = false;
+    let mut all = Vec::with_capacity(N);
+    for model in models {
+        let mut parts = Vec::with_capacity(model.pieces.len());
+        for piece in &model.pieces {
+            match store.get(piece.as_tensor()) {
+                Some(gradient) => {
+                    reached = true;
+                    parts.push(gradient.flatten_all()?);
+                }
+                None => parts.push(piece.zeros_like()?),
+            }
+        }
+        all.push(if let [one] = parts.as_slice() { one.clone() } else { Tensor::cat(&parts, 0)? });
     }
+    if !reached {
+        return Err(Error::NoGradient("loss".to_owned()));
+    }
+    all.try_into().map_err(|_| Error::invalid("a model has no gradient"))
 }

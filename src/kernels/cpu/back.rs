@@ -1,0 +1,156 @@
+//! Back through all steps. Reads what the forward kept and changes none of it, so a graph may be walked back again.
+
+use super::Core;
+use super::buffer::Buffer;
+use super::forth::{Extra, Kept};
+use super::norm;
+use super::plan::{Step, Work};
+use super::pointwise::{add, flatten, global_back, multiply, transpose};
+use crate::kernels::Mode;
+
+pub(super) struct Back<'a> {
+    pub(super) core: &'a Core,
+    pub(super) mode: &'a Mode,
+    pub(super) batch: usize,
+    pub(super) kept: &'a Kept,
+    /// Whether theta and the input are tracked.
+    pub(super) tracked: [bool; 2],
+}
+
+/// Gradients of values, as far as the walk has come.
+struct Gradients(Vec<Option<Buffer>>);
+
+impl Gradients {
+    fn give(&mut self, value: usize, gradient: Buffer) {
+        match &mut self.0[value] {
+            Some(sum) => add(sum, &gradient),
+            empty => *empty = Some(gradient),
+        }
+    }
+}
+
+impl Back<'_> {
+    /// Gradients of theta and of the input, from that of logits and features.
+    pub(super) fn run(&self, above: &[f32]) -> (Option<Vec<f32>>, Option<Vec<f32>>) {
+        let Self { core, batch, kept, tracked, .. } = *self;
+        let program = &core.program;
+        let mut of_theta = if tracked[0] { vec![0.0; program.len()] } else { Vec::new() };
+        let mut gradients = Gradients(program.shapes.iter().map(|_| None).collect());
+        let (logits, features) = above.split_at(core.len(program.logits, batch));
+        for (value, part) in [(program.logits, logits), (program.features, features)] {
+            // a part that no loss reached is left alone
+            if part.iter().any(|&g| g != 0.0) {
+                let mut gradient = core.lend(value, batch);
+                let pixels = core.pixels(value);
+                transpose(part, part.len() / pixels, pixels, &mut gradient);
+                gradients.give(value, gradient);
+            }
+        }
+        for (step, extra) in core.steps.iter().zip(&kept.extras).rev() {
+            if let Some(gradient) = gradients.0[step.to].take().filter(|_| kept.needed[step.to]) {
+                self.step(step, extra, gradient, &mut gradients, &mut of_theta);
+            }
+        }
+        let of_x = tracked[1].then(|| {
+            let mut of_x = vec![0.0; core.len(0, batch)];
+            if let Some(gradient) = &gradients.0[0] {
+                transpose(gradient, core.pixels(0), batch * program.input[0], &mut of_x);
+            }
+            of_x
+        });
+        (tracked[0].then_some(of_theta), of_x)
+    }
+
+    fn step(&self, step: &Step, extra: &Extra, mut above: Buffer, gradients: &mut Gradients, of_theta: &mut [f32]) {
+        let Self { core, mode, batch, kept, tracked } = *self;
+        let program = &core.program;
+        let value = |index: usize| kept.values[index].as_deref().unwrap_or_default();
+        let (x, y) = (value(step.from), value(step.to));
+        let channels = program.shapes[step.from][0];
+        let depth = channels * batch;
+        let needed = kept.needed[step.from];
+        match (&step.work, extra) {
+            (Work::Conv { conv, weight, bias }, extra) => {
+                if tracked[0] {
+                    let part = &mut of_theta[program.parameters[*weight].range.clone()];
+                    conv.gradient(batch, x, &above, &core.pool, part);
+                    if *bias {
+                        let outputs = conv.weights.outputs;
+                        let mut sums = vec![0.0_f64; outputs];
+                        for row in above.chunks_exact(outputs) {
+                            sums.iter_mut().zip(row).for_each(|(sum, &g)| *sum += f64::from(g));
+                        }
+                        let part = &mut of_theta[program.parameters[weight + 1].range.clone()];
+                        part.iter_mut().zip(sums).for_each(|(to, sum)| *to = sum as f32);
+                    }
+                }
+                if let (true, Extra::Weights(weights)) = (needed, extra) {
+                    if let Some(sum) = &mut gradients.0[step.from] {
+                        conv.backward(batch, &above, weights, true, sum);
+                    } else {
+                        let mut below = core.lend(step.from, batch);
+                        conv.backward(batch, &above, weights, false, &mut below);
+                        gradients.give(step.from, below);
+                    }
+                }
+            }
+            (Work::Norm { norm: index, residual, after }, Extra::Norm { mean, inverse, weight }) => {
+                let mut below = needed.then(|| core.lend(step.from, batch));
+                let by_batch = mode.batch[*index];
+                let own =
+                    norm::backward(x, y, [mean, inverse, weight], by_batch, *after, &mut above, below.as_deref_mut());
+                if tracked[0] {
+                    let first = program.norms[*index].parameter + 2 * mode.branch;
+                    of_theta[program.parameters[first].range.clone()].copy_from_slice(&own.weight);
+                    of_theta[program.parameters[first + 1].range.clone()].copy_from_slice(&own.bias);
+                }
+                if let Some(below) = below {
+                    gradients.give(step.from, below);
+                }
+                if let Some(residual) = residual.filter(|&value| kept.needed[value]) {
+                    gradients.give(residual, above);
+                }
+            }
+            (Work::Activation(activation), _) => {
+                activation.backward(y, &mut above);
+                gradients.give(step.from, above);
+            }
+            (Work::Dropout { .. }, extra) => {
+                if let Extra::Factors(factors) = extra {
+                    multiply(&mut above, factors);
+                }
+                gradients.give(step.from, above);
+            }
+            (Work::MaxPool(slide), Extra::Choice(choice)) => {
+                let mut below = core.lend(step.from, batch);
+                slide.max_back(&above, choice, depth, &mut below);
+                gradients.give(step.from, below);
+            }
+            (Work::AvgPool(slide), _) => {
+                let mut below = core.lend(step.from, batch);
+                slide.mean_back(&above, depth, &mut below);
+                gradients.give(step.from, below);
+            }
+            (Work::GlobalPool, _) => {
+                let mut below = core.lend(step.from, batch);
+                global_back(&above, &mut below);
+                gradients.give(step.from, below);
+            }
+            (Work::Add(with), _) => {
+                if kept.needed[*with] {
+                    let mut copy = core.lend(*with, batch);
+                    copy.copy_from_slice(&above);
+                    gradients.give(*with, copy);
+                }
+                gradients.give(step.from, above);
+            }
+            (Work::Flatten, _) => {
+                let mut below = core.lend(step.from, batch);
+                flatten(&above, [core.pixels(step.from), batch, channels], true, &mut below);
+                gradients.give(step.from, below);
+            }
+            // a step always keeps its own kind
+            (Work::Norm { .. } | Work::MaxPool(_), _) => {}
+        }
+    }
+}

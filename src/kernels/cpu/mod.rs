@@ -1,0 +1,238 @@
+//! The fast path: f32 on the CPU. The whole network is one candle operation of theta and the input, walked back by
+//! hand. Values lie as height x width x batch x channels; see `conv` for why.
+
+mod back;
+mod buffer;
+mod conv;
+mod forth;
+mod norm;
+mod parallel;
+mod plan;
+mod pointwise;
+mod simd;
+
+use std::ops::Range;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use candle_core::{CpuStorage, CustomOp2, InplaceOp1, Layout, Shape, Tensor};
+
+use super::{Done, Mode, Moments, Network, Program, check};
+use crate::error::{Error, Result};
+use buffer::{Buffer, Pool};
+use forth::{Forth, Kept};
+use plan::Step;
+
+/// What all forwards of a network share.
+#[derive(Debug)]
+struct Core {
+    program: Arc<Program>,
+    steps: Vec<Step>,
+    /// For each value, the last step that reads it; values looked at from outside are kept.
+    last: Vec<usize>,
+    pool: Arc<Pool>,
+}
+
+impl Core {
+    /// Elements of a value.
+    fn len(&self, value: usize, batch: usize) -> usize {
+        self.program.size(value) * batch
+    }
+
+    fn pixels(&self, value: usize) -> usize {
+        let [_, height, width] = self.program.shapes[value];
+        height * width
+    }
+
+    fn lend(&self, value: usize, batch: usize) -> Buffer {
+        self.pool.lend(self.len(value, batch))
+    }
+}
+
+pub(super) struct Cpu {
+    core: Arc<Core>,
+}
+
+impl Cpu {
+    pub(super) fn new(program: Arc<Program>) -> Self {
+        Self::at(program, simd::Level::best())
+    }
+
+    fn at(program: Arc<Program>, level: simd::Level) -> Self {
+        let steps = plan::steps(&program, level);
+        let mut last = vec![0; program.shapes.len()];
+        for (index, step) in steps.iter().enumerate() {
+            step.reads().for_each(|value| last[value] = index);
+        }
+        Self { core: Arc::new(Core { program, steps, last, pool: Arc::default() }) }
+    }
+}
+
+impl Network for Cpu {
+    fn pieces(&self) -> Vec<Range<usize>> {
+        std::iter::once(0..self.core.program.len()).collect()
+    }
+
+    fn is_reference(&self) -> bool {
+        false
+    }
+
+    fn forward(&self, theta: &[Tensor], stats: &[Tensor], x: &Tensor, mode: &Mode) -> Result<Done> {
+        let program = &self.core.program;
+        let batch = check(program, stats, x, mode)?;
+        let [theta] = theta else {
+            return Err(Error::invalid("the parameters do not belong to this network"));
+        };
+        if theta.dims() != [program.len()] {
+            return Err(Error::invalid("the parameters do not belong to this network"));
+        }
+        let stats = stats.iter().map(|set| Ok(set.flatten_all()?.to_vec1::<f32>()?)).collect::<Result<_>>()?;
+        let tracked = [theta.track_op(), x.track_op()];
+        let report = Arc::new(Mutex::new(Report::default()));
+        let operation = Operation {
+            core: self.core.clone(),
+            mode: mode.clone(),
+            stats,
+            batch,
+            tracked,
+            report: report.clone(),
+            kept: OnceLock::new(),
+        };
+        let flat = theta.contiguous()?.apply_op2(&x.contiguous()?, operation)?;
+        let out = |value: usize, start: usize| -> Result<Tensor> {
+            let part = flat.narrow(0, start, self.core.len(value, batch))?;
+            let [channels, height, width] = program.shapes[value];
+            let image = [height, width] != [1, 1];
+            Ok(if image { part.reshape((batch, channels, height, width))? } else { part.reshape((batch, channels))? })
+        };
+        let logits = out(program.logits, 0)?;
+        let features = out(program.features, self.core.len(program.logits, batch))?;
+        let report = std::mem::take(&mut *report.lock().unwrap_or_else(PoisonError::into_inner));
+        let device = x.device();
+        let mut taps = Vec::with_capacity(mode.taps.len());
+        for (&value, data) in mode.taps.iter().zip(report.taps) {
+            let [channels, height, width] = program.shapes[value];
+            let tap = Tensor::from_vec(data, (batch, channels, height, width), device)?;
+            taps.push(if [height, width] == [1, 1] { tap.flatten_from(1)? } else { tap });
+        }
+        let moments = report
+            .moments
+            .into_iter()
+            .map(|(norm, values)| {
+                let channels = values.len() / 2;
+                let values = Tensor::from_vec(values, (2, channels), device)?;
+                Ok(Moments { norm, branch: mode.branch, values })
+            })
+            .collect::<Result<_>>()?;
+        Ok(Done { logits, features, taps, moments })
+    }
+}
+
+/// What a forward says beside its values.
+#[derive(Debug, Default)]
+struct Report {
+    taps: Vec<Vec<f32>>,
+    /// Index of the batch norm; mean, then unbiased variance.
+    moments: Vec<(usize, Vec<f32>)>,
+}
+
+/// One forward of the whole network, with what it keeps for the way back. Dropped with candle's graph.
+struct Operation {
+    core: Arc<Core>,
+    mode: Mode,
+    stats: Vec<Vec<f32>>,
+    batch: usize,
+    /// Whether theta and the input are tracked.
+    tracked: [bool; 2],
+    report: Arc<Mutex<Report>>,
+    kept: OnceLock<Kept>,
+}
+
+fn elements<'a>(storage: &'a CpuStorage, layout: &Layout) -> candle_core::Result<&'a [f32]> {
+    let (start, end) = layout
+        .contiguous_offsets()
+        .ok_or_else(|| candle_core::Error::Msg("the network takes contiguous tensors".to_owned()))?;
+    storage
+        .as_slice::<f32>()?
+        .get(start..end)
+        .ok_or_else(|| candle_core::Error::Msg("a tensor is shorter than its shape".to_owned()))
+}
+
+/// The numbers of a contiguous CPU f32 tensor.
+fn read<R>(tensor: &Tensor, act: impl FnOnce(&[f32]) -> candle_core::Result<R>) -> candle_core::Result<R> {
+    let (storage, layout) = tensor.storage_and_layout();
+    match &*storage {
+        candle_core::Storage::Cpu(storage) => act(elements(storage, layout)?),
+        _ => Err(candle_core::Error::Msg("the CPU's network takes CPU tensors".to_owned())),
+    }
+}
+
+impl CustomOp2 for Operation {
+    fn name(&self) -> &'static str {
+        "network"
+    }
+
+    fn cpu_fwd(
+        &self,
+        theta: &CpuStorage,
+        theta_layout: &Layout,
+        x: &CpuStorage,
+        x_layout: &Layout,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
+        let (theta, x) = (elements(theta, theta_layout)?, elements(x, x_layout)?);
+        let forth = Forth { core: &self.core, mode: &self.mode, stats: &self.stats, batch: self.batch };
+        let (result, report, kept) = forth.run(theta, x, self.tracked);
+        *self.report.lock().unwrap_or_else(PoisonError::into_inner) = report;
+        if let Some(kept) = kept {
+            let _first = self.kept.set(kept);
+        }
+        let length = result.len();
+        Ok((CpuStorage::F32(result), Shape::from(length)))
+    }
+
+    fn bwd(
+        &self,
+        theta: &Tensor,
+        x: &Tensor,
+        _result: &Tensor,
+        gradient: &Tensor,
+    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
+        let kept = self
+            .kept
+            .get()
+            .ok_or_else(|| candle_core::Error::Msg("the network kept nothing for the way back".to_owned()))?;
+        let back = back::Back { core: &self.core, mode: &self.mode, batch: self.batch, kept, tracked: self.tracked };
+        let (of_theta, of_x) = read(&gradient.contiguous()?, |gradient| Ok(back.run(gradient)))?;
+        let of_theta = of_theta.map(|data| Tensor::from_vec(data, theta.shape(), theta.device())).transpose()?;
+        let of_x = of_x.map(|data| Tensor::from_vec(data, x.shape(), x.device())).transpose()?;
+        Ok((of_theta, of_x))
+    }
+}
+
+/// Hands out the elements of a vector for writing.
+struct InPlace<F>(Mutex<Option<F>>, Mutex<Result<()>>);
+
+impl<F: FnOnce(&mut [f32]) -> Result<()>> InplaceOp1 for InPlace<F> {
+    fn name(&self) -> &'static str {
+        "in place"
+    }
+
+    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> candle_core::Result<()> {
+        let (CpuStorage::F32(data), Some((start, end))) = (storage, layout.contiguous_offsets()) else {
+            return Err(candle_core::Error::Msg("only contiguous f32 vectors change in place".to_owned()));
+        };
+        let change = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let (Some(change), Some(part)) = (change, data.get_mut(start..end)) {
+            *self.1.lock().unwrap_or_else(PoisonError::into_inner) = change(part);
+        }
+        Ok(())
+    }
+}
+
+pub(super) fn in_place(vector: &Tensor, change: impl FnOnce(&mut [f32]) -> Result<()>) -> Result<()> {
+    let operation = InPlace(Mutex::new(Some(change)), Mutex::new(Ok(())));
+    vector.inplace_op1(&operation)?;
+    operation.1.into_inner().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests;

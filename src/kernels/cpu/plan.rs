@@ -1,0 +1,140 @@
+//! From layers to steps: batch norm takes the residual and the ReLU that follow it along, linear layers become 1 x 1
+//! convolutions.
+
+use super::conv::{Conv, Geometry, Weights};
+use super::norm::After;
+use super::pointwise::{Activation, Slide};
+use super::simd::Level;
+use crate::kernels::{Op, Program, Window};
+
+#[derive(Clone, Debug)]
+pub(super) enum Work {
+    /// Index of the weight; the bias is the next parameter.
+    Conv {
+        conv: Conv,
+        weight: usize,
+        bias: bool,
+    },
+    Norm {
+        norm: usize,
+        residual: Option<usize>,
+        after: After,
+    },
+    Activation(Activation),
+    Dropout {
+        layer: usize,
+        p: f32,
+    },
+    MaxPool(Slide),
+    AvgPool(Slide),
+    GlobalPool,
+    Add(usize),
+    Flatten,
+}
+
+/// One step: reads a value, makes a value.
+#[derive(Clone, Debug)]
+pub(super) struct Step {
+    pub(super) work: Work,
+    pub(super) from: usize,
+    pub(super) to: usize,
+}
+
+impl Step {
+    /// The values it reads.
+    pub(super) fn reads(&self) -> impl Iterator<Item = usize> + use<> {
+        let second = match self.work {
+            Work::Norm { residual, .. } => residual,
+            Work::Add(with) => Some(with),
+            _ => None,
+        };
+        std::iter::once(self.from).chain(second)
+    }
+}
+
+fn leaky(op: Op) -> Option<f32> {
+    match op {
+        Op::Relu => Some(0.0),
+        Op::LeakyRelu(slope) => Some(slope),
+        _ => None,
+    }
+}
+
+pub(super) fn steps(program: &Program, level: Level) -> Vec<Step> {
+    let layers = &program.layers;
+    let looked_at = |value: usize| {
+        value == program.features || value == program.logits || program.taps.iter().any(|(_, tap)| *tap == value)
+    };
+    let readers = |value: usize| -> Vec<usize> {
+        let reads = |layer: &crate::kernels::Layer| layer.from == value || layer.op == Op::Add(value);
+        (0..layers.len()).filter(|&index| reads(&layers[index])).collect()
+    };
+    // the one layer that reads the value, if nobody else sees it
+    let only = |value: usize| match readers(value).as_slice() {
+        [one] if !looked_at(value) => Some(*one),
+        _ => None,
+    };
+    let mut done = vec![false; layers.len()];
+    let mut steps = Vec::new();
+    for (index, layer) in layers.iter().enumerate() {
+        if done[index] {
+            continue;
+        }
+        let (from, mut to) = (layer.from, index + 1);
+        let [channels, height, width] = program.shapes[from];
+        let [outputs, out_height, out_width] = program.shapes[to];
+        let slide = |window: Window| Slide { input: [height, width], output: [out_height, out_width], window };
+        let conv = |window: Window, transposed: bool| {
+            let taps = window.kernel * window.kernel;
+            let (input_step, output_step) = if transposed { (outputs * taps, taps) } else { (taps, channels * taps) };
+            let geometry = Geometry { output: [out_height, out_width], input: [height, width], window, transposed };
+            Conv { level, geometry, weights: Weights { inputs: channels, outputs, input_step, output_step, taps } }
+        };
+        let weight = layer.parameter;
+        let work = match layer.op {
+            Op::Conv { window, bias, .. } => Work::Conv { conv: conv(window, false), weight, bias },
+            Op::ConvTranspose { window, bias, .. } => Work::Conv { conv: conv(window, true), weight, bias },
+            Op::Linear { bias, .. } => {
+                let inputs = channels; // the builder flattens images first
+                let geometry =
+                    Geometry { output: [1, 1], input: [1, 1], window: Window::new(1, 1, 0), transposed: false };
+                let weights = Weights { inputs, outputs, input_step: 1, output_step: inputs, taps: 1 };
+                Work::Conv { conv: Conv { level, geometry, weights }, weight, bias }
+            }
+            Op::BatchNorm => {
+                let (mut residual, mut after) = (None, After::Nothing);
+                let mut next = only(to);
+                if let Some(add) = next
+                    && let Op::Add(with) = layers[add].op
+                {
+                    let other = if layers[add].from == to { with } else { layers[add].from };
+                    // only if the other summand is there already, and a ReLU follows
+                    next = only(add + 1).filter(|&relu| other < to && leaky(layers[relu].op).is_some());
+                    if next.is_some() {
+                        (residual, to) = (Some(other), add + 1);
+                        done[add] = true;
+                    }
+                }
+                if let Some(relu) = next
+                    && let Some(slope) = leaky(layers[relu].op)
+                {
+                    (after, to) = (After::Leaky(slope), relu + 1);
+                    done[relu] = true;
+                }
+                Work::Norm { norm: layer.norm, residual, after }
+            }
+            Op::Relu => Work::Activation(Activation::Leaky(0.0)),
+            Op::LeakyRelu(slope) => Work::Activation(Activation::Leaky(slope)),
+            Op::Sigmoid => Work::Activation(Activation::Sigmoid),
+            Op::Tanh => Work::Activation(Activation::Tanh),
+            Op::Dropout(p) => Work::Dropout { layer: index, p },
+            Op::MaxPool(window) => Work::MaxPool(slide(window)),
+            Op::AvgPool(window) => Work::AvgPool(slide(window)),
+            Op::GlobalPool => Work::GlobalPool,
+            Op::Add(with) => Work::Add(with),
+            Op::Flatten => Work::Flatten,
+        };
+        steps.push(Step { work, from, to });
+    }
+    steps
+}

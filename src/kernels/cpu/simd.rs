@@ -1,0 +1,354 @@
+//! The two inner loops of all matrix work, for AVX-512, AVX2 with FMA, and anything else. Vectors run along output
+//! channels, every element sums in the same order with fused multiply-adds at each level, so all levels give the same
+//! bits.
+
+use std::sync::OnceLock;
+
+/// Rows of a tile.
+pub(super) const ROWS: usize = 6;
+
+/// `c[r][0..width] += sum over d of a[r][d] * b[d][0..width]` for the six rows; `b` is packed, `V` vectors a row; the
+/// last vector has `last` live lanes in `c`.
+pub(super) type Tile =
+    unsafe fn(depth: usize, a: &[*const f32; ROWS], b: *const f32, c: &[*mut f32; ROWS], last: usize);
+
+/// `c[r][0..width] += sum over n of a[n][r] * b[n][0..width]` for `R` neighbours r in each row n of `a`.
+pub(super) type Outer = unsafe fn(rows: usize, a: Strided, b: Strided, c: (*mut f32, usize), last: usize);
+
+/// A matrix by its first element and the distance of its rows.
+#[derive(Clone, Copy)]
+pub(super) struct Strided(pub(super) *const f32, pub(super) usize);
+
+/// What this processor can do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Level {
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    Portable,
+}
+
+impl Level {
+    /// All that run here, best first.
+    pub(super) fn all() -> Vec<Level> {
+        let mut found = Vec::new();
+        #[cfg(target_arch = "x86_64")]
+        {
+            if is_x86_feature_detected!("avx512f") {
+                found.push(Level::Avx512);
+            }
+            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+                found.push(Level::Avx2);
+            }
+        }
+        found.push(Level::Portable);
+        found
+    }
+
+    pub(super) fn best() -> Level {
+        static BEST: OnceLock<Level> = OnceLock::new();
+        *BEST.get_or_init(|| Level::all().first().copied().unwrap_or(Level::Portable))
+    }
+
+    pub(super) fn lanes(self) -> usize {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 => 16,
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 => 8,
+            Level::Portable => 8,
+        }
+    }
+
+    /// Columns of a full panel: as many vectors as leave registers for the rest.
+    pub(super) fn panel(self) -> usize {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 => 64,
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 => 16,
+            Level::Portable => 16,
+        }
+    }
+
+    /// The tile loop for panels of so many vectors.
+    pub(super) fn tile(self, vectors: usize) -> Tile {
+        match (self, vectors) {
+            #[cfg(target_arch = "x86_64")]
+            (Level::Avx512, 1) => avx512::tile::<1>,
+            #[cfg(target_arch = "x86_64")]
+            (Level::Avx512, 2) => avx512::tile::<2>,
+            #[cfg(target_arch = "x86_64")]
+            (Level::Avx512, 3) => avx512::tile::<3>,
+            #[cfg(target_arch = "x86_64")]
+            (Level::Avx512, _) => avx512::tile::<4>,
+            #[cfg(target_arch = "x86_64")]
+            (Level::Avx2, 1) => avx2::tile::<1>,
+            #[cfg(target_arch = "x86_64")]
+            (Level::Avx2, _) => avx2::tile::<2>,
+            (Level::Portable, 1) => portable::tile::<1>,
+            (Level::Portable, _) => portable::tile::<2>,
+        }
+    }
+
+    /// The outer-product loops: six rows of `c` at once, four, and one.
+    pub(super) fn outer(self, vectors: usize) -> [(usize, Outer); 3] {
+        match (self, vectors) {
+            #[cfg(target_arch = "x86_64")]
+            (Level::Avx512, 1) => [(6, avx512::outer::<6, 1>), (4, avx512::outer::<4, 1>), (1, avx512::outer::<1, 1>)],
+            #[cfg(target_arch = "x86_64")]
+            (Level::Avx512, 2) => [(6, avx512::outer::<6, 2>), (4, avx512::outer::<4, 2>), (1, avx512::outer::<1, 2>)],
+            #[cfg(target_arch = "x86_64")]
+            (Level::Avx512, 3) => [(6, avx512::outer::<6, 3>), (4, avx512::outer::<4, 3>), (1, avx512::outer::<1, 3>)],
+            #[cfg(target_arch = "x86_64")]
+            (Level::Avx512, _) => [(6, avx512::outer::<6, 4>), (4, avx512::outer::<4, 4>), (1, avx512::outer::<1, 4>)],
+            #[cfg(target_arch = "x86_64")]
+            (Level::Avx2, 1) => [(6, avx2::outer::<6, 1>), (4, avx2::outer::<4, 1>), (1, avx2::outer::<1, 1>)],
+            #[cfg(target_arch = "x86_64")]
+            (Level::Avx2, _) => [(6, avx2::outer::<6, 2>), (4, avx2::outer::<4, 2>), (1, avx2::outer::<1, 2>)],
+            (Level::Portable, 1) => {
+                [(6, portable::outer::<6, 1>), (4, portable::outer::<4, 1>), (1, portable::outer::<1, 1>)]
+            }
+            (Level::Portable, _) => {
+                [(6, portable::outer::<6, 2>), (4, portable::outer::<4, 2>), (1, portable::outer::<1, 2>)]
+            }
+        }
+    }
+}
+
+/// Writes the loops once for a level: its attributes, vector type, lanes, and the names of five operations.
+macro_rules! level {
+    ($name:ident, [$($attribute:meta)?], $vector:ty, $lanes:literal, $operations:path) => {
+        pub(super) mod $name {
+            use super::{ROWS, Strided};
+            use $operations::{add, add_part, fma, load, splat, store, zero};
+
+            /// Adds the sums to `V` vectors of `c`, of the last one only so many lanes.
+            ///
+            /// # Safety
+            /// `c` holds `V - 1` whole vectors and `last` lanes.
+            $(#[$attribute])?
+            #[inline]
+            unsafe fn put<const V: usize>(sums: &[$vector; V], c: *mut f32, last: usize) {
+                for (v, &sum) in sums.iter().enumerate() {
+                    // SAFETY: within the row, by the caller's promise.
+                    unsafe {
+                        let at = c.add(v * $lanes);
+                        if v + 1 < V || last == $lanes {
+                            store(at, add(load(at), sum));
+                        } else {
+                            add_part(at, sum, last);
+                        }
+                    }
+                }
+            }
+
+            /// # Safety
+            /// The processor has the level's features; each `a` row has `depth` elements, `b` that many packed rows
+            /// of `V` vectors, each `c` row the live width.
+            $(#[$attribute])?
+            pub(in super::super) unsafe fn tile<const V: usize>(
+                depth: usize,
+                a: &[*const f32; ROWS],
+                b: *const f32,
+                c: &[*mut f32; ROWS],
+                last: usize,
+            ) {
+                let mut sums = [[zero(); V]; ROWS];
+                let [a0, a1, a2, a3, a4, a5] = *a;
+                for d in 0..depth {
+                    // SAFETY: d < depth.
+                    unsafe {
+                        let mut columns = [zero(); V];
+                        for (v, column) in columns.iter_mut().enumerate() {
+                            *column = load(b.add((d * V + v) * $lanes));
+                        }
+                        let row = [*a0.add(d), *a1.add(d), *a2.add(d), *a3.add(d), *a4.add(d), *a5.add(d)];
+                        for r in 0..ROWS {
+                            let factor = splat(row[r]);
+                            for v in 0..V {
+                                sums[r][v] = fma(factor, columns[v], sums[r][v]);
+                            }
+                        }
+                    }
+                }
+                for r in 0..ROWS {
+                    // SAFETY: by the caller's promise.
+                    unsafe { put(&sums[r], c[r], last) };
+                }
+            }
+
+            /// # Safety
+            /// The processor has the level's features; `a` has `rows` rows of `R` elements, `b` as many of `V` whole
+            /// vectors, `c` has `R` rows of the live width.
+            $(#[$attribute])?
+            pub(in super::super) unsafe fn outer<const R: usize, const V: usize>(
+                rows: usize,
+                a: Strided,
+                b: Strided,
+                c: (*mut f32, usize),
+                last: usize,
+            ) {
+                let mut sums = [[zero(); V]; R];
+                let (mut x, mut y) = (a.0, b.0);
+                for _ in 0..rows {
+                    // SAFETY: one of `rows` rows; the step past the last one is never read.
+                    unsafe {
+                        let mut columns = [zero(); V];
+                        for (v, column) in columns.iter_mut().enumerate() {
+                            *column = load(y.add(v * $lanes));
+                        }
+                        for r in 0..R {
+                            let factor = splat(*x.add(r));
+                            for v in 0..V {
+                                sums[r][v] = fma(factor, columns[v], sums[r][v]);
+                            }
+                        }
+                        x = x.wrapping_add(a.1);
+                        y = y.wrapping_add(b.1);
+                    }
+                }
+                for r in 0..R {
+                    // SAFETY: by the caller's promise.
+                    unsafe { put(&sums[r], c.0.add(r * c.1), last) };
+                }
+            }
+        }
+    };
+}
+
+#[cfg(target_arch = "x86_64")]
+mod operations512 {
+    use std::arch::x86_64::{__m512, _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps};
+    pub(super) use std::arch::x86_64::{
+        _mm512_add_ps as add, _mm512_fmadd_ps as fma, _mm512_loadu_ps as load, _mm512_set1_ps as splat,
+        _mm512_setzero_ps as zero, _mm512_storeu_ps as store,
+    };
+
+    /// Adds the first lanes.
+    ///
+    /// # Safety
+    /// So many elements are there.
+    #[target_feature(enable = "avx512f")]
+    #[inline]
+    pub(super) unsafe fn add_part(at: *mut f32, sum: __m512, lanes: usize) {
+        let mask = (1_u16 << lanes) - 1;
+        // SAFETY: lanes beyond the mask are not touched.
+        unsafe { _mm512_mask_storeu_ps(at, mask, add(_mm512_maskz_loadu_ps(mask, at), sum)) };
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod operations2 {
+    use std::arch::x86_64::{
+        __m256, _mm256_cmpgt_epi32, _mm256_maskload_ps, _mm256_maskstore_ps, _mm256_set1_epi32, _mm256_setr_epi32,
+    };
+    pub(super) use std::arch::x86_64::{
+        _mm256_add_ps as add, _mm256_fmadd_ps as fma, _mm256_loadu_ps as load, _mm256_set1_ps as splat,
+        _mm256_setzero_ps as zero, _mm256_storeu_ps as store,
+    };
+
+    /// Adds the first lanes.
+    ///
+    /// # Safety
+    /// So many elements are there.
+    #[target_feature(enable = "avx2,fma")]
+    #[inline]
+    pub(super) unsafe fn add_part(at: *mut f32, sum: __m256, lanes: usize) {
+        let mask = _mm256_cmpgt_epi32(_mm256_set1_epi32(lanes as i32), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+        // SAFETY: lanes beyond the mask are not touched.
+        unsafe { _mm256_maskstore_ps(at, mask, add(_mm256_maskload_ps(at, mask), sum)) };
+    }
+}
+
+mod plain {
+    pub(super) type Vector = [f32; 8];
+
+    #[inline]
+    pub(super) fn zero() -> Vector {
+        [0.0; 8]
+    }
+
+    #[inline]
+    pub(super) fn splat(x: f32) -> Vector {
+        [x; 8]
+    }
+
+    #[inline]
+    pub(super) fn add(a: Vector, b: Vector) -> Vector {
+        std::array::from_fn(|lane| a[lane] + b[lane])
+    }
+
+    #[inline]
+    pub(super) fn fma(a: Vector, b: Vector, c: Vector) -> Vector {
+        std::array::from_fn(|lane| a[lane].mul_add(b[lane], c[lane]))
+    }
+
+    /// Adds the first lanes.
+    ///
+    /// # Safety
+    /// So many elements are there.
+    #[inline]
+    pub(super) unsafe fn add_part(at: *mut f32, sum: Vector, lanes: usize) {
+        for (lane, value) in sum.iter().take(lanes).enumerate() {
+            // SAFETY: by the caller's promise.
+            unsafe { *at.add(lane) += value };
+        }
+    }
+
+    /// # Safety
+    /// Eight elements are there.
+    #[inline]
+    pub(super) unsafe fn load(at: *const f32) -> Vector {
+        // SAFETY: by the caller's promise; the read needs no alignment.
+        unsafe { at.cast::<Vector>().read_unaligned() }
+    }
+
+    /// # Safety
+    /// Eight elements are there.
+    #[inline]
+    pub(super) unsafe fn store(at: *mut f32, vector: Vector) {
+        // SAFETY: by the caller's promise; the write needs no alignment.
+        unsafe { at.cast::<Vector>().write_unaligned(vector) }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+level!(avx512, [target_feature(enable = "avx512f")], std::arch::x86_64::__m512, 16, super::operations512);
+#[cfg(target_arch = "x86_64")]
+level!(avx2, [target_feature(enable = "avx2,fma")], std::arch::x86_64::__m256, 8, super::operations2);
+level!(portable, [], super::plain::Vector, 8, super::plain);
+
+/// Runs plain loops compiled for the best level: they vectorise along the slices they walk. Every lane computes what
+/// scalar code would, so the bits are the same.
+macro_rules! vectorised {
+    ($(#[$about:meta])* $visibility:vis fn $name:ident($($argument:ident: $kind:ty),* $(,)?) $body:block) => {
+        $(#[$about])*
+        $visibility fn $name($($argument: $kind),*) {
+            #[inline(always)]
+            fn body($($argument: $kind),*) $body
+            #[cfg(target_arch = "x86_64")]
+            {
+                #[target_feature(enable = "avx512f")]
+                fn avx512($($argument: $kind),*) {
+                    body($($argument),*);
+                }
+                #[target_feature(enable = "avx2,fma")]
+                fn avx2($($argument: $kind),*) {
+                    body($($argument),*);
+                }
+                match $crate::kernels::cpu::simd::Level::best() {
+                    // SAFETY: `best` found the features on this processor.
+                    $crate::kernels::cpu::simd::Level::Avx512 => unsafe { avx512($($argument),*) },
+                    // SAFETY: as above.
+                    $crate::kernels::cpu::simd::Level::Avx2 => unsafe { avx2($($argument),*) },
+                    $crate::kernels::cpu::simd::Level::Portable => body($($argument),*),
+                }
+            }
+            #[cfg(not(target_arch = "x86_64"))]
+            body($($argument),*);
+        }
+    };
+}
+pub(super) use vectorised;

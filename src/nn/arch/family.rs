@@ -1,0 +1,222 @@
+//! Families of networks: settings to layers. Parameter names are torchvision's where it has the network, the authors'
+//! where they published code.
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::kernels::{Builder, Op, Program, Window};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stem {
+    /// 3x3.
+    Cifar,
+    /// 3x3, then max-pool 3/2/1.
+    CifarPool,
+    /// 7x7 stride 2, then max-pool 3/2/1.
+    Imagenet,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Shape {
+    #[serde(rename_all = "snake_case")]
+    Resnet {
+        /// Blocks of 1x1, 3x3 (which has the stride: torchvision's version 1.5) and 1x1 to four times the width, in
+        /// place of two 3x3.
+        bottleneck: bool,
+        /// Blocks in each stage; every stage is twice as wide as the one before and half as large.
+        blocks: Vec<usize>,
+        stem: Stem,
+        width: usize,
+    },
+    Mlp {
+        hidden: Vec<usize>,
+    },
+    Allcnn {
+        width: usize,
+        dropout: f32,
+    },
+    /// Noise x 1 x 1 to images of 32 x 32 in [0, 1].
+    DcganGenerator {
+        width: usize,
+    },
+    /// Images of 32 x 32 to the probability of being real.
+    DcganDiscriminator {
+        width: usize,
+    },
+}
+
+impl Shape {
+    /// The layers, for images of the builder's size. For a generator `classes` is the channels of its images.
+    pub(super) fn program(&self, mut builder: Builder, classes: usize, largest: usize) -> Result<Program> {
+        let b = &mut builder;
+        let features = match self {
+            Shape::Resnet { bottleneck, blocks, stem, width } => {
+                within(*width, largest >> blocks.len().min(20))?;
+                blocks.iter().try_for_each(|&count| within(count, 1000))?;
+                resnet(b, *bottleneck, blocks, *stem, *width, classes)?
+            }
+            Shape::Mlp { hidden } => {
+                hidden.iter().try_for_each(|&width| within(width, largest))?;
+                mlp(b, hidden, classes)?
+            }
+            Shape::Allcnn { width, dropout } => {
+                within(*width, largest / 2)?;
+                if !(0.0..1.0).contains(dropout) {
+                    return Err(Error::invalid(format!("`dropout` must be in [0, 1), not {dropout}")));
+                }
+                allcnn(b, *width, *dropout, classes)?
+            }
+            Shape::DcganGenerator { width } => {
+                within(*width, largest / 8)?;
+                generator(b, *width, classes)?
+            }
+            Shape::DcganDiscriminator { width } => {
+                within(*width, largest / 16)?;
+                discriminator(b, *width)?
+            }
+        };
+        Ok(builder.finish(features))
+    }
+}
+
+fn within(value: usize, largest: usize) -> Result<()> {
+    if (1..=largest).contains(&value) {
+        return Ok(());
+    }
+    Err(Error::invalid(format!("a network's width or depth must be in [1, {largest}], not {value}")))
+}
+
+fn conv(b: &mut Builder, name: &str, from: usize, out: usize, window: Window) -> Result<usize> {
+    b.layer(name, Op::Conv { out, window, bias: false }, from)
+}
+
+fn head(b: &mut Builder, name: &str, from: usize, classes: usize) -> Result<()> {
+    b.layer(name, Op::Linear { out: classes, bias: true }, from).map(drop)
+}
+
+fn mlp(b: &mut Builder, hidden: &[usize], classes: usize) -> Result<usize> {
+    let mut x = b.layer("", Op::Flatten, 0)?;
+    for (index, &out) in hidden.iter().enumerate() {
+        let name = format!("hidden.{index}");
+        x = b.layer(&name, Op::Linear { out, bias: true }, x)?;
+        x = b.layer("", Op::Relu, x)?;
+        b.tap(name, x);
+    }
+    head(b, "fc", x, classes)?;
+    Ok(x)
+}
+
+/// Nine convolutions of the paper's All-CNN-C with batch norm, the last one replaced by a mean and a linear layer, as
+/// the unlearning literature uses it.
+fn allcnn(b: &mut Builder, width: usize, dropout: f32, classes: usize) -> Result<usize> {
+    let mut x = 0;
+    let layers = [(1, 3, 1), (1, 3, 1), (2, 3, 2), (2, 3, 1), (2, 3, 1), (2, 3, 2), (2, 3, 1), (2, 1, 1)];
+    for (index, (times, kernel, stride)) in layers.into_iter().enumerate() {
+        let number = index + 1;
+        x = conv(b, &format!("conv{number}"), x, times * width, Window::new(kernel, stride, kernel / 2))?;
+        x = b.layer(&format!("bn{number}"), Op::BatchNorm, x)?;
+        x = b.layer("", Op::Relu, x)?;
+        b.tap(format!("conv{number}"), x);
+        if stride == 2 && dropout > 0.0 {
+            x = b.layer("", Op::Dropout(dropout), x)?;
+        }
+    }
+    x = b.layer("", Op::GlobalPool, x)?;
+    head(b, "fc", x, classes)?;
+    Ok(x)
+}
+
+fn resnet(
+    b: &mut Builder,
+    bottleneck: bool,
+    blocks: &[usize],
+    stem: Stem,
+    width: usize,
+    classes: usize,
+) -> Result<usize> {
+    let window = if stem == Stem::Imagenet { Window::new(7, 2, 3) } else { Window::new(3, 1, 1) };
+    let mut x = conv(b, "conv1", 0, width, window)?;
+    x = b.layer("bn1", Op::BatchNorm, x)?;
+    x = b.layer("", Op::Relu, x)?;
+    if stem != Stem::Cifar {
+        x = b.layer("maxpool", Op::MaxPool(Window::new(3, 2, 1)), x)?;
+    }
+    b.tap("stem", x);
+    for (stage, &count) in blocks.iter().enumerate() {
+        for index in 0..count {
+            let stride = if index == 0 && stage > 0 { 2 } else { 1 };
+            x = residual(b, bottleneck, &format!("layer{}.{index}", stage + 1), x, width << stage, stride)?;
+        }
+        b.tap(format!("layer{}", stage + 1), x);
+    }
+    x = b.layer("avgpool", Op::GlobalPool, x)?;
+    head(b, "fc", x, classes)?;
+    Ok(x)
+}
+
+fn residual(b: &mut Builder, bottleneck: bool, name: &str, from: usize, width: usize, stride: usize) -> Result<usize> {
+    let convolutions = if bottleneck {
+        vec![(width, 1, 1), (width, 3, stride), (4 * width, 1, 1)]
+    } else {
+        vec![(width, 3, stride), (width, 3, 1)]
+    };
+    let mut x = from;
+    let mut out = width;
+    for (index, &(channels, kernel, stride)) in convolutions.iter().enumerate() {
+        if index > 0 {
+            x = b.layer("", Op::Relu, x)?;
+        }
+        let number = index + 1;
+        x = conv(b, &format!("{name}.conv{number}"), x, channels, Window::new(kernel, stride, kernel / 2))?;
+        x = b.layer(&format!("{name}.bn{number}"), Op::BatchNorm, x)?;
+        out = channels;
+    }
+    let mut shortcut = from;
+    if stride != 1 || b.shape(from)[0] != out {
+        shortcut = conv(b, &format!("{name}.downsample.0"), from, out, Window::new(1, stride, 0))?;
+        shortcut = b.layer(&format!("{name}.downsample.1"), Op::BatchNorm, shortcut)?;
+    }
+    x = b.layer(name, Op::Add(shortcut), x)?;
+    b.layer("", Op::Relu, x)
+}
+
+/// Radford et al., ICLR 2016, <https://arxiv.org/abs/1511.06434>, at 32 x 32 and with a sigmoid, as in Chen et al.,
+/// TPAMI 2021, <https://arxiv.org/abs/2103.00953>.
+fn generator(b: &mut Builder, width: usize, channels: usize) -> Result<usize> {
+    b.deviation = Some(0.02);
+    let (first, next) = (Window::new(4, 1, 0), Window::new(4, 2, 1));
+    let mut x = 0;
+    for (index, (out, window)) in [(8 * width, first), (4 * width, next), (2 * width, next)].into_iter().enumerate() {
+        let at = 3 * index;
+        x = b.layer(&format!("main.{at}"), Op::ConvTranspose { out, window, bias: false }, x)?;
+        x = b.layer(&format!("main.{}", at + 1), Op::BatchNorm, x)?;
+        x = b.layer("", Op::Relu, x)?;
+    }
+    let features = x;
+    x = b.layer("main.9", Op::ConvTranspose { out: channels, window: next, bias: false }, x)?;
+    b.layer("", Op::Sigmoid, x)?;
+    Ok(features)
+}
+
+/// The generator's opponent; the same papers.
+fn discriminator(b: &mut Builder, width: usize) -> Result<usize> {
+    b.deviation = Some(0.02);
+    let slope = Op::LeakyRelu(0.2);
+    let halve = Window::new(4, 2, 1);
+    let mut x = conv(b, "main.0", 0, 2 * width, halve)?;
+    x = b.layer("", slope, x)?;
+    for (at, times) in [(2, 4), (5, 8)] {
+        x = conv(b, &format!("main.{at}"), x, times * width, halve)?;
+        x = b.layer(&format!("main.{}", at + 1), Op::BatchNorm, x)?;
+        x = b.layer("", slope, x)?;
+    }
+    x = conv(b, "main.8", x, 16 * width, Window::new(4, 1, 0))?;
+    x = b.layer("", Op::Sigmoid, x)?;
+    let features = b.layer("", Op::GlobalPool, x)?;
+    head(b, "classifier.0", features, 1)?;
+    let logits = features + 1;
+    b.layer("", Op::Sigmoid, logits)?;
+    Ok(features)
+}
