@@ -5,6 +5,8 @@
 //! defaults, the inputs' fingerprints by role, digests of outside files. Names, paths, comments, the order of keys,
 //! device and threads leave no trace.
 
+mod collected;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
@@ -16,12 +18,12 @@ use serde_json::{Value, json};
 
 use crate::error::{Error, Mistake, Place, Result, nearest};
 use crate::kind::Kind;
-use crate::recipe::{Declared, Recipe, default_value, is_default};
+use crate::recipe::{Declared, Mention, Recipe, default_value, is_default};
 use crate::settings::{Default, Field, Settings, Type};
 use crate::stage::StageKind;
 
 /// Raised when fingerprints are made another way.
-const EPOCH: u32 = 1;
+const EPOCH: u32 = 2;
 
 /// What a fingerprint is made of, by name: for the fingerprint itself, for manifests and for `explain`.
 pub type Fields = BTreeMap<String, Value>;
@@ -33,6 +35,12 @@ pub type Files = BTreeMap<String, (PathBuf, String)>;
 #[derive(Debug)]
 pub struct Step {
     pub name: String,
+    /// What the recipe calls it, without axes.
+    pub base: String,
+    /// Other instances that ask for the very same thing.
+    pub aliases: Vec<String>,
+    /// How to run it: fields of `recipe::RUN`.
+    pub run: Settings,
     pub kind: &'static StageKind,
     pub makes: Kind,
     pub settings: Settings,
@@ -63,6 +71,13 @@ struct Draft<'r> {
     inputs: Vec<(String, String, Place)>,
 }
 
+impl Draft<'_> {
+    /// Whether `compare` implied it.
+    fn hidden(&self) -> bool {
+        self.name != self.declared.name
+    }
+}
+
 impl Plan {
     pub fn new(recipe: &Recipe, evaluate: &'static StageKind, files: &BTreeMap<String, Files>) -> Result<Self> {
         let drafts = drafts(recipe, evaluate)?;
@@ -79,41 +94,49 @@ impl Plan {
         }
         let order = toposort(&graph, None).map_err(|_| cycle(&graph, &drafts))?;
         let nothing = Files::new();
-        let mut fingerprints: BTreeMap<NodeIndex, String> = BTreeMap::new();
-        let mut all_fields: BTreeMap<NodeIndex, Fields> = BTreeMap::new();
+        let mut plan: DiGraph<Step, String> = DiGraph::new();
+        let mut by_print: BTreeMap<String, NodeIndex> = BTreeMap::new();
+        let mut placed: BTreeMap<NodeIndex, NodeIndex> = BTreeMap::new();
         for &node in &order {
             let draft = &drafts[graph[node]];
+            let of = if draft.hidden() { &nothing } else { files.get(&draft.name).unwrap_or(&nothing) };
+            let inputs: Vec<(NodeIndex, &String)> = graph
+                .edges_directed(node, Direction::Incoming)
+                .filter_map(|edge| Some((*placed.get(&edge.source())?, edge.weight())))
+                .collect();
             let mut fields = own_fields(draft);
-            for (role, (_, digest)) in files.get(&draft.name).unwrap_or(&nothing) {
-                fields.insert(format!("file {role}"), json!(digest));
-            }
-            for edge in graph.edges_directed(node, Direction::Incoming) {
-                fields.insert(format!("input {}", edge.weight()), json!(fingerprints.get(&edge.source())));
-            }
+            fields.extend(of.iter().map(|(role, (_, digest))| (format!("file {role}"), json!(digest))));
+            fields
+                .extend(inputs.iter().map(|(input, role)| (format!("input {role}"), json!(plan[*input].fingerprint))));
             let text = serde_json::to_string(&(EPOCH, &fields)).map_err(|error| Error::invalid(error.to_string()))?;
-            fingerprints.insert(node, blake3::hash(text.as_bytes()).to_hex()[..32].to_owned());
-            all_fields.insert(node, fields);
+            let fingerprint = blake3::hash(text.as_bytes()).to_hex()[..32].to_owned();
+            if let Some(&same) = by_print.get(&fingerprint) {
+                plan[same].aliases.push(draft.name.clone());
+                placed.insert(node, same);
+                continue;
+            }
+            let step = plan.add_node(Step {
+                name: draft.name.clone(),
+                base: if draft.hidden() { draft.name.clone() } else { draft.declared.base.clone() },
+                aliases: Vec::new(),
+                run: draft.declared.run.clone(),
+                kind: draft.kind,
+                makes: if draft.hidden() { Kind::Scores } else { draft.declared.makes() },
+                settings: draft.settings.clone(),
+                files: of.iter().map(|(role, (path, _))| (role.clone(), path.clone())).collect(),
+                fields,
+                defaults: defaults(draft),
+                fingerprint: fingerprint.clone(),
+                place: draft.declared.place.clone(),
+            });
+            for (input, role) in inputs {
+                plan.add_edge(input, step, role.clone());
+            }
+            by_print.insert(fingerprint, step);
+            placed.insert(node, step);
         }
-        let mut graph = graph.map(
-            |node, &index| {
-                let draft = &drafts[index];
-                let paths = files.get(&draft.name).unwrap_or(&nothing);
-                Step {
-                    name: draft.name.clone(),
-                    kind: draft.kind,
-                    makes: if draft.name == draft.declared.name { draft.declared.makes() } else { Kind::Scores },
-                    settings: draft.settings.clone(),
-                    files: paths.iter().map(|(role, (path, _))| (role.clone(), path.clone())).collect(),
-                    fields: all_fields.remove(&node).unwrap_or_default(),
-                    defaults: defaults(draft),
-                    fingerprint: fingerprints.get(&node).cloned().unwrap_or_default(),
-                    place: draft.declared.place.clone(),
-                }
-            },
-            |_, role| role.clone(),
-        );
-        graph.shrink_to_fit();
-        Ok(Self { graph, order })
+        let order = plan.node_indices().collect();
+        Ok(Self { graph: plan, order })
     }
 
     #[must_use]
@@ -130,19 +153,29 @@ impl Plan {
         self.graph.neighbors_directed(node, Direction::Outgoing)
     }
 
-    /// The steps of those names, or, where none is named, those that nothing else reads.
+    /// The steps of those names, all instances where a name has several, or, where none is named, those that nothing
+    /// else reads.
     pub fn targets(&self, names: &[String]) -> Result<Vec<NodeIndex>> {
         if names.is_empty() {
             return Ok(self.order.iter().copied().filter(|&node| self.consumers(node).next().is_none()).collect());
         }
-        let find = |name: &String| {
-            self.order.iter().copied().find(|&node| self.step(node).name == *name).ok_or_else(|| {
+        let mut found = Vec::new();
+        for name in names {
+            let before = found.len();
+            found.extend(self.order.iter().copied().filter(|&node| self.step(node).is_called(name)));
+            if found.len() == before {
                 let known = self.order.iter().map(|&node| self.step(node).name.as_str());
                 let hint = nearest(name, known).map_or(String::new(), |near| format!("; did you mean `{near}`?"));
-                Error::Usage(format!("the recipe has no stage `{name}`{hint}"))
-            })
-        };
-        names.iter().map(find).collect()
+                return Err(Error::Usage(format!("the recipe has no stage `{name}`{hint}")));
+            }
+        }
+        Ok(found)
+    }
+
+    /// The step that does what that one instance asks for.
+    #[must_use]
+    pub fn named(&self, name: &str) -> Option<&Step> {
+        self.graph.node_weights().find(|step| step.name == name || step.aliases.iter().any(|alias| alias == name))
     }
 
     /// What must run so that the targets are there. A fresh result never wakes what it was made from; a step that runs
@@ -179,35 +212,30 @@ impl Plan {
     }
 }
 
+impl Step {
+    /// Whether a user who says this name means this step.
+    #[must_use]
+    pub fn is_called(&self, name: &str) -> bool {
+        let base = |full: &str| full.split('[').next().unwrap_or_default() == name;
+        self.base == name || self.name == name || self.aliases.iter().any(|alias| alias == name || base(alias))
+    }
+}
+
 /// Declared stages with their inputs resolved, and one `evaluate` for each model that a collecting stage takes.
 fn drafts<'r>(recipe: &'r Recipe, evaluate: &'static StageKind) -> Result<Vec<Draft<'r>>> {
-    let mut mistakes = Vec::new();
-    let names: Vec<&str> = recipe.stages.iter().map(|stage| stage.name.as_str()).collect();
-    for mention in recipe.stages.iter().flat_map(|stage| &stage.mentions) {
-        match recipe.stages.iter().find(|stage| stage.name == mention.name) {
-            None => {
-                let mistake = Mistake::at(&mention.place, format!("there is no stage `{}`", mention.name));
-                mistakes.push(crate::recipe::check::suggest(mistake, &mention.name, &names, "stage"));
-            }
-            Some(stage) if !mention.kinds.contains(&stage.makes()) => {
-                let wanted: Vec<&str> = mention.kinds.iter().map(|kind| kind.word()).collect();
-                let what = format!(
-                    "`{}` must be a stage that makes {}, but `{}` makes {}",
-                    mention.role,
-                    wanted.join(" or "),
-                    stage.name,
-                    stage.makes()
-                );
-                let mistake = Mistake::at(&mention.place, what).label(format!("makes {}", stage.makes()));
-                mistakes.push(mistake.related(&stage.place, format!("`{}` is declared here", stage.name)));
-            }
-            Some(_) => {}
-        }
+    let mut instances: BTreeMap<&str, Vec<&Declared>> = BTreeMap::new();
+    let mut one: BTreeMap<&str, &Declared> = BTreeMap::new();
+    for stage in &recipe.stages {
+        instances.entry(&stage.base).or_default().push(stage);
+        one.insert(&stage.name, stage);
     }
+    let mut mistakes = wiring(recipe, &instances, &one);
     if !mistakes.is_empty() {
         return Err(Error::Mistakes(mistakes));
     }
     let mut drafts: Vec<Draft> = Vec::new();
+    // Two tables may measure one model in two ways.
+    let mut hidden: BTreeMap<String, Vec<usize>> = BTreeMap::new();
     for declared in &recipe.stages {
         let mut draft = Draft {
             declared,
@@ -216,51 +244,111 @@ fn drafts<'r>(recipe: &'r Recipe, evaluate: &'static StageKind) -> Result<Vec<Dr
             settings: declared.settings.clone(),
             inputs: Vec::new(),
         };
-        for mention in &declared.mentions {
-            if declared.kind.collects && mention.kinds == [Kind::Model] {
-                let mut hidden = implied(declared, &mention.name, evaluate);
-                let base = hidden.name.clone();
-                let mut number = 1;
-                // Two tables may measure one model in two ways.
-                while drafts.iter().any(|known| known.name == hidden.name && known.settings != hidden.settings) {
-                    number += 1;
-                    hidden.name = format!("{base} {number}");
-                }
-                let role = format!("scores[{}]", mention.name);
-                if !draft.inputs.iter().any(|(known, ..)| *known == role) {
-                    draft.inputs.push((role, hidden.name.clone(), mention.place.clone()));
-                }
-                if !drafts.iter().any(|known| known.name == hidden.name) {
-                    drafts.push(hidden);
-                }
-            } else if !declared.kind.collects {
-                draft.inputs.push((mention.role.clone(), mention.name.clone(), mention.place.clone()));
-            }
+        if !declared.kind.collects {
+            let input = |mention: &Mention| (mention.role.clone(), mention.name.clone(), mention.place.clone());
+            draft.inputs = declared.mentions.iter().map(input).collect();
+            drafts.push(draft);
+            continue;
         }
+        let rows = match collected::rows(declared, &instances) {
+            Ok(rows) => rows,
+            Err(mistake) => {
+                mistakes.push(mistake);
+                continue;
+            }
+        };
+        for row in &rows {
+            let mut implied = implied(declared, row, evaluate, &instances);
+            let same = hidden.entry(implied.name.clone()).or_default();
+            if !same.iter().any(|&known: &usize| drafts[known].settings == implied.settings) {
+                same.push(drafts.len());
+                if same.len() > 1 {
+                    implied.name = format!("{} {}", implied.name, same.len());
+                }
+            }
+            let known = same.iter().find(|&&known| drafts.get(known).is_some_and(|d| d.settings == implied.settings));
+            let name = known.map_or_else(|| implied.name.clone(), |&known| drafts[known].name.clone());
+            if known.is_none() {
+                drafts.push(implied);
+            }
+            draft.inputs.push((format!("scores[{}]", row.name), name, row.place.clone()));
+        }
+        draft.settings.insert("measured".to_owned(), rows.iter().map(collected::Row::to_value).collect());
         drafts.push(draft);
     }
-    Ok(drafts)
+    if mistakes.is_empty() { Ok(drafts) } else { Err(Error::Mistakes(mistakes)) }
 }
 
-/// The `evaluate` stage that a collecting stage implies for one model.
-fn implied<'r>(declared: &'r Declared, model: &str, evaluate: &'static StageKind) -> Draft<'r> {
+/// Names that mean nothing, and stages of the wrong kind.
+fn wiring(
+    recipe: &Recipe,
+    instances: &BTreeMap<&str, Vec<&Declared>>,
+    one: &BTreeMap<&str, &Declared>,
+) -> Vec<Mistake> {
+    let mut mistakes: Vec<Mistake> = Vec::new();
+    let names: Vec<&str> = instances.keys().copied().collect();
+    for mention in recipe.stages.iter().flat_map(|stage| &stage.mentions) {
+        let found = one.get(mention.name.as_str()).or_else(|| instances.get(mention.name.as_str())?.first());
+        let mistake = match found {
+            None => {
+                let mistake = Mistake::at(&mention.place, format!("there is no stage `{}`", mention.name));
+                crate::recipe::check::suggest(mistake, &mention.name, &names, "stage")
+            }
+            Some(stage) if !mention.kinds.contains(&stage.makes()) => {
+                let wanted: Vec<&str> = mention.kinds.iter().map(|kind| kind.word()).collect();
+                let what = format!(
+                    "`{}` must be a stage that makes {}, but `{}` makes {}",
+                    mention.role,
+                    wanted.join(" or "),
+                    stage.base,
+                    stage.makes()
+                );
+                let mistake = Mistake::at(&mention.place, what).label(format!("makes {}", stage.makes()));
+                mistake.related(&stage.place, format!("`{}` is declared here", stage.base))
+            }
+            Some(_) => continue,
+        };
+        // Instances of one stage make the same mistakes.
+        if !mistakes.iter().any(|known| known.what == mistake.what && known.place == mistake.place) {
+            mistakes.push(mistake);
+        }
+    }
+    mistakes
+}
+
+/// The `evaluate` stage that a collecting stage implies for one row.
+fn implied<'r>(
+    declared: &'r Declared,
+    row: &collected::Row,
+    evaluate: &'static StageKind,
+    instances: &BTreeMap<&str, Vec<&Declared>>,
+) -> Draft<'r> {
     let mut settings = Settings::new();
     let mut inputs = Vec::new();
     for field in evaluate.fields {
-        let value = if field.name == "model" { Some(json!(model)) } else { declared.settings.get(field.name).cloned() };
+        let own = declared.settings.get(field.name).cloned();
+        let value = match field.name {
+            "model" => Some(json!(row.model)),
+            "data" => Some(json!(row.data)),
+            "reference" => Some(json!(row.reference_model)),
+            _ if matches!(field.ty, Type::Stage(_)) => {
+                let base = own.as_ref().and_then(Value::as_str).and_then(|base| instances.get(base));
+                base.and_then(|found| found.iter().find(|stage| collected::agree(&stage.axes, &row.axes)))
+                    .map(|stage| json!(stage.name))
+            }
+            _ => own,
+        };
         let Some(value) = value else { continue };
         if matches!(field.ty, Type::Stage(_)) {
-            inputs.push((field.name.to_owned(), value.as_str().unwrap_or_default().to_owned(), declared.place.clone()));
+            inputs.push((field.name.to_owned(), value.as_str().unwrap_or_default().to_owned(), row.place.clone()));
         }
         settings.insert(field.name.to_owned(), value);
     }
-    let data = settings.get("data").and_then(Value::as_str).unwrap_or_default();
-    Draft { declared, name: format!("evaluate({model}, {data})"), kind: evaluate, settings, inputs }
+    Draft { declared, name: format!("evaluate({}, {})", row.model, row.data), kind: evaluate, settings, inputs }
 }
 
 fn fields_of(draft: &Draft) -> Vec<&'static Field> {
-    let hidden = draft.name != draft.declared.name;
-    if hidden { draft.kind.fields.iter().collect() } else { draft.declared.fields().collect() }
+    if draft.hidden() { draft.kind.fields.iter().collect() } else { draft.declared.fields().collect() }
 }
 
 fn defaults(draft: &Draft) -> Settings {
@@ -273,10 +361,9 @@ fn defaults(draft: &Draft) -> Settings {
 
 /// Kind, method and settings, without inputs and files.
 fn own_fields(draft: &Draft) -> Fields {
-    let hidden = draft.name != draft.declared.name;
     let mut fields = Fields::new();
     fields.insert("kind".to_owned(), json!(format!("{} {}", draft.kind.name, draft.kind.version)));
-    if let (Some(choice), Some(entry), false) = (&draft.kind.choice, draft.declared.choice, hidden) {
+    if let (Some(choice), Some(entry), false) = (&draft.kind.choice, draft.declared.choice, draft.hidden()) {
         fields.insert(choice.key.to_owned(), json!(format!("{} {}", entry.name, entry.version)));
     }
     for field in fields_of(draft) {
@@ -284,13 +371,56 @@ fn own_fields(draft: &Draft) -> Fields {
         if let Some(version) = inner_version(&field.ty, value).filter(|&version| version > 1) {
             fields.insert(format!("version {}", field.name), json!(version));
         }
-        let elsewhere = matches!(field.ty, Type::Path | Type::Stage(_) | Type::Stages(_)) && !draft.kind.collects;
-        if !elsewhere && !is_default(field, value) {
-            let value = if let Type::Table(inner) = field.ty { without_paths(inner, value) } else { value.clone() };
-            fields.insert(format!("set {}", field.name), value);
+        if !elsewhere(&field.ty) && !is_default(field, value) {
+            fields.insert(format!("set {}", field.name), trace(&field.ty, value));
         }
     }
+    if let Some(rows) = draft.settings.get("measured") {
+        fields.insert("rows".to_owned(), rows.clone());
+    }
     fields
+}
+
+/// What a fingerprint has elsewhere: files as digests, stages as fingerprints.
+fn elsewhere(ty: &Type) -> bool {
+    matches!(ty, Type::Path | Type::Stage(_) | Type::Stages(_))
+}
+
+/// A value without what a fingerprint has elsewhere, and without inner settings that equal their defaults.
+fn trace(ty: &Type, value: &Value) -> Value {
+    let table = |fields: &[Field], value: &Value| -> Settings {
+        let mut kept = Settings::new();
+        for field in fields.iter().filter(|field| !elsewhere(&field.ty)) {
+            if let Some(inner) = value.get(field.name).filter(|inner| !is_default(field, inner)) {
+                kept.insert(field.name.to_owned(), trace(&field.ty, inner));
+            }
+        }
+        kept
+    };
+    match (ty, value) {
+        (Type::Table(fields), Value::Object(_)) => Value::Object(table(fields, value)),
+        (Type::List(inner), Value::Array(items)) => items.iter().map(|item| trace(inner, item)).collect(),
+        (Type::Named { entries, .. }, Value::Object(all)) => {
+            let entry = entries().into_iter().find(|entry| Some(entry.name) == all.get("name").and_then(Value::as_str));
+            entry.map_or_else(
+                || value.clone(),
+                |entry| {
+                    let mut kept = table(entry.fields, value);
+                    kept.insert("name".to_owned(), json!(entry.name));
+                    Value::Object(kept)
+                },
+            )
+        }
+        (Type::Tagged { entries, .. }, Value::Object(all)) => {
+            let entry = entries().into_iter().find(|entry| all.contains_key(entry.name));
+            entry.map_or_else(|| value.clone(), |entry| json!({ entry.name: table(entry.fields, &value[entry.name]) }))
+        }
+        (Type::Either(types), Value::Object(_)) => {
+            let table = types.iter().find(|ty| matches!(ty, Type::Table(_) | Type::Named { .. } | Type::Tagged { .. }));
+            table.map_or_else(|| value.clone(), |ty| trace(ty, value))
+        }
+        _ => value.clone(),
+    }
 }
 
 /// The version of the optimiser, schedule or architecture that a setting names: even a default one must leave a trace
@@ -302,14 +432,6 @@ fn inner_version(ty: &Type, value: &Value) -> Option<u32> {
         _ => return None,
     };
     entries.into_iter().find(|entry| entry.name == name).map(|entry| entry.version)
-}
-
-fn without_paths(fields: &[Field], value: &Value) -> Value {
-    let mut value = value.clone();
-    if let Some(table) = value.as_object_mut() {
-        table.retain(|name, _| !fields.iter().any(|f| f.name == name && matches!(f.ty, Type::Path)));
-    }
-    value
 }
 
 fn cycle(graph: &DiGraph<usize, String>, drafts: &[Draft]) -> Error {

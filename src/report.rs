@@ -1,5 +1,7 @@
 //! A table artifact as text, markdown or CSV, with the seconds that the store's manifests know.
 
+use std::collections::BTreeSet;
+
 use comfy_table::presets::{ASCII_MARKDOWN, UTF8_FULL_CONDENSED};
 use comfy_table::{CellAlignment, Table};
 use serde_json::Value;
@@ -21,47 +23,30 @@ pub fn render(table: &Value, seconds: Seconds, format: Format) -> String {
     if format == Format::Json {
         return table.to_string();
     }
-    let reference = table["reference"].as_str().unwrap_or_default();
-    let columns: Vec<&Value> = table["columns"].as_array().into_iter().flatten().collect();
-    let rows: Vec<&Value> = table["rows"].as_array().into_iter().flatten().collect();
+    let columns = list(&table["columns"]);
     // On a terminal the columns that make the average gap; everywhere else all of them.
     let shown: Vec<usize> =
         (0..columns.len()).filter(|&c| format != Format::Text || columns[c]["in_gap"] == true).collect();
-    let oracle = rows.iter().find(|row| row["name"] == reference);
-    let reference_seconds = seconds(reference);
+    let grouped = !list(&table["groups"]).is_empty() && format != Format::Csv;
     let mut head = vec!["model".to_owned()];
-    for &c in &shown {
-        let unit = columns[c]["unit"].as_str().unwrap_or_default();
-        let name = columns[c]["name"].as_str().unwrap_or_default();
-        head.push(if unit.is_empty() { name.to_owned() } else { format!("{name} {unit}") });
+    head.extend(shown.iter().map(|&c| match (text(&columns[c]["name"]), text(&columns[c]["unit"])) {
+        (name, "") => name.to_owned(),
+        (name, unit) => format!("{name} {unit}"),
+    }));
+    head.push("average gap".to_owned());
+    if grouped {
+        head.extend(["n".to_owned(), "p".to_owned()]);
     }
-    head.extend(["average gap".to_owned(), "seconds".to_owned(), format!("of {reference}")]);
-    let mut lines = Vec::new();
-    for row in &rows {
-        let name = row["name"].as_str().unwrap_or_default();
-        let mut line = vec![name.to_owned()];
-        for &c in &shown {
-            let digits = if columns[c]["unit"] == "%" { 2 } else { 3 };
-            let value = row["values"][c].as_f64();
-            let base = oracle.and_then(|oracle| oracle["values"][c].as_f64());
-            line.push(match (value, base) {
-                (None, _) => "-".to_owned(),
-                (Some(value), Some(base)) if name != reference && format != Format::Csv => {
-                    format!("{value:.digits$} ({:+.digits$})", value - base)
-                }
-                (Some(value), _) => format!("{value:.digits$}"),
-            });
-        }
-        let gap = row["average_gap"].as_f64().filter(|_| name != reference);
-        line.push(gap.map_or("-".to_owned(), |gap| format!("{gap:.2}")));
-        let took = seconds(name);
-        line.push(took.map_or("-".to_owned(), |took| format!("{took:.2}")));
-        let share = took.zip(reference_seconds).filter(|(_, whole)| *whole > 0.0);
-        line.push(share.map_or("-".to_owned(), |(took, whole)| format!("{:.1} %", 100.0 * took / whole)));
-        lines.push(line);
-    }
+    head.extend(["seconds".to_owned(), "of reference".to_owned()]);
+    let lines: Vec<Vec<String>> = if grouped {
+        list(&table["groups"]).iter().map(|group| group_line(group, columns, &shown, table, seconds)).collect()
+    } else {
+        list(&table["rows"]).iter().map(|row| row_line(row, columns, &shown, table, seconds, format)).collect()
+    };
     if format == Format::Csv {
-        let quote = |cell: &String| if cell.contains([',', '"']) { format!("{cell:?}") } else { cell.clone() };
+        let quote = |cell: &String| {
+            if cell.contains([',', '"']) { format!("\"{}\"", cell.replace('"', "\"\"")) } else { cell.clone() }
+        };
         let join = |line: &Vec<String>| line.iter().map(quote).collect::<Vec<_>>().join(",");
         return std::iter::once(&head).chain(&lines).map(|line| join(line) + "\n").collect();
     }
@@ -74,15 +59,108 @@ pub fn render(table: &Value, seconds: Seconds, format: Format) -> String {
     for column in drawn.column_iter_mut().skip(1) {
         column.set_cell_alignment(CellAlignment::Right);
     }
+    let references: BTreeSet<&str> = list(&table["rows"]).iter().map(|row| text(&row["reference"])).collect();
+    let reference = match references.iter().collect::<Vec<_>>().as_slice() {
+        [one] => format!("`{one}`"),
+        _ => "its reference".to_owned(),
+    };
+    let brackets = if grouped {
+        let over: Vec<&str> = list(&table["over"]).iter().map(text).collect();
+        format!(
+            "mean ± standard deviation over {}; p: paired t-test of the average gap with the smallest one",
+            over.join(", ")
+        )
+    } else {
+        format!("in brackets the distance to {reference}")
+    };
     let about = format!(
-        "{}: {} images to forget, {} to retain; in brackets the distance to `{reference}`",
-        table["data"].as_str().unwrap_or_default(),
+        "{}: {} images to forget, {} to retain; {brackets}",
+        text(&table["data"]),
         table["forget"],
         table["retain"]
     );
-    let mut text = format!("{about}\n{drawn}\n");
-    for note in table["notes"].as_array().into_iter().flatten() {
-        text += &format!("{}\n", note.as_str().unwrap_or_default());
+    let notes: Vec<&str> = list(&table["notes"]).iter().map(text).collect();
+    format!("{about}\n{drawn}\n{}\n", notes.join("\n"))
+}
+
+fn list(value: &Value) -> &[Value] {
+    value.as_array().map_or(&[], Vec::as_slice)
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
+}
+
+fn digits(column: &Value) -> usize {
+    if column["unit"] == "%" { 2 } else { 3 }
+}
+
+/// Seconds of a model, and their share of what its reference took.
+fn times(model: &str, reference: &str, table: &Value, seconds: Seconds) -> (Option<f64>, Option<f64>) {
+    let took = seconds(model);
+    let row = list(&table["rows"]).iter().find(|row| row["name"] == reference);
+    let whole = row.and_then(|row| seconds(text(&row["model"]))).filter(|whole| *whole > 0.0);
+    (took, took.zip(whole).map(|(took, whole)| 100.0 * took / whole))
+}
+
+fn timed((took, share): (Option<f64>, Option<f64>)) -> [String; 2] {
+    let or_dash = |number: Option<String>| number.unwrap_or_else(|| "-".to_owned());
+    [or_dash(took.map(|took| format!("{took:.2}"))), or_dash(share.map(|share| format!("{share:.1} %")))]
+}
+
+fn row_line(
+    row: &Value,
+    columns: &[Value],
+    shown: &[usize],
+    table: &Value,
+    seconds: Seconds,
+    format: Format,
+) -> Vec<String> {
+    let is_reference = row["name"] == row["reference"];
+    let mut line = vec![text(&row["name"]).to_owned()];
+    for &c in shown {
+        let digits = digits(&columns[c]);
+        line.push(match (row["values"][c].as_f64(), row["gaps"][c].as_f64()) {
+            (None, _) => "-".to_owned(),
+            (Some(value), Some(gap)) if !is_reference && format != Format::Csv => {
+                format!("{value:.digits$} ({gap:+.digits$})")
+            }
+            (Some(value), _) => format!("{value:.digits$}"),
+        });
     }
-    text
+    let gap = row["average_gap"].as_f64().filter(|_| !is_reference);
+    line.push(gap.map_or("-".to_owned(), |gap| format!("{gap:.2}")));
+    line.extend(timed(times(text(&row["model"]), text(&row["reference"]), table, seconds)));
+    line
+}
+
+fn group_line(group: &Value, columns: &[Value], shown: &[usize], table: &Value, seconds: Seconds) -> Vec<String> {
+    let spread = |value: &Value, digits: usize| match (value["mean"].as_f64(), value["sd"].as_f64()) {
+        (None, _) => "-".to_owned(),
+        (Some(mean), None) => format!("{mean:.digits$}"),
+        (Some(mean), Some(sd)) => format!("{mean:.digits$} ± {sd:.digits$}"),
+    };
+    let is_reference = group["is_reference"] == true;
+    let mut line = vec![text(&group["name"]).to_owned()];
+    line.extend(shown.iter().map(|&c| spread(&group["values"][c], digits(&columns[c]))));
+    line.push(if is_reference { "-".to_owned() } else { spread(&group["average_gap"], 2) });
+    line.push(group["n"].to_string());
+    line.push(match group["p_against_best"].as_f64() {
+        _ if group["is_best"] == true => "best".to_owned(),
+        Some(p) if p < 0.001 => "< 0.001".to_owned(),
+        Some(p) => format!("{p:.3}"),
+        None => "-".to_owned(),
+    });
+    let models: Vec<&str> = list(&group["models"]).iter().map(text).collect();
+    let reference = |model: &str| {
+        let row = list(&table["rows"]).iter().find(|row| row["model"] == model);
+        row.map_or("", |row| text(&row["reference"]))
+    };
+    let all: Vec<_> = models.iter().map(|model| times(model, reference(model), table, seconds)).collect();
+    let mean =
+        |numbers: Option<Vec<f64>>| numbers.filter(|n| !n.is_empty()).map(|n| n.iter().sum::<f64>() / n.len() as f64);
+    let took = mean(all.iter().map(|(took, _)| *took).collect());
+    let share = mean(all.iter().map(|(_, share)| *share).collect());
+    line.extend(timed((took, share)));
+    line
 }

@@ -2,19 +2,28 @@
 
 use serde_json::{Map, Value, json};
 
+use crate::recipe::RUN;
 use crate::settings::{Default, Entry, Field, Type};
 use crate::stage::StageKind;
 
 #[must_use]
 pub fn schema(kinds: &[&'static StageKind]) -> Value {
     let mut stages = Vec::new();
+    let stage = |fields: &[Field], fixed: &[(&str, &str)], about: &str| {
+        let mut table = table(fields, fixed, about);
+        table["properties"]["run"] = self::table(RUN, &[], "how to run it; leaves no trace in the fingerprint");
+        let reference = json!({ "type": "string", "pattern": "\\$\\{matrix\\." });
+        let list = json!({ "type": "array", "items": reference });
+        table["properties"]["merge"] = json!({ "anyOf": [reference, list], "description": "variants to take in" });
+        table
+    };
     for kind in kinds {
         match &kind.choice {
-            None => stages.push(table(kind.fields, &[("kind", kind.name)], kind.about)),
+            None => stages.push(stage(kind.fields, &[("kind", kind.name)], kind.about)),
             Some(choice) => {
                 for entry in (choice.entries)() {
                     let fields: Vec<Field> = kind.fields.iter().chain(entry.fields).copied().collect();
-                    stages.push(table(&fields, &[("kind", kind.name), (choice.key, entry.name)], entry.about));
+                    stages.push(stage(&fields, &[("kind", kind.name), (choice.key, entry.name)], entry.about));
                 }
             }
         }
@@ -33,6 +42,16 @@ pub fn schema(kinds: &[&'static StageKind]) -> Value {
             "unset": { "type": "array", "items": { "type": "string" } },
             "params": { "type": "object" },
             "defaults": { "type": "object" },
+            "matrix": {
+                "type": "object",
+                "properties": { "exclude": { "type": "array", "items": { "type": "object" } } },
+                "additionalProperties": {
+                    "anyOf": [
+                        { "type": "array", "minItems": 1 },
+                        { "type": "object", "additionalProperties": { "type": "object" } },
+                    ],
+                },
+            },
             // A recipe that extends another may say part of a stage only.
             "stages": { "type": "object", "additionalProperties": { "anyOf": stages } },
         },

@@ -14,8 +14,9 @@ pub fn text(recipe: &Recipe, origins: bool) -> String {
         vec![("recipe = 1".to_owned(), String::new()), (format!("name = {:?}", recipe.name), String::new())];
     for stage in &recipe.stages {
         lines.push((String::new(), String::new()));
-        lines.push((format!("[stages.{}]", stage.name), stage.place.to_string()));
-        let own = recipe.resolved.get("stages").and_then(|stages| stages.get(&stage.name));
+        let name = if stage.axes.is_empty() { stage.name.clone() } else { format!("{:?}", stage.name) };
+        lines.push((format!("[stages.{name}]"), stage.place.to_string()));
+        let own = recipe.resolved.get("stages").and_then(|stages| stages.get(&stage.base));
         let kind = own.and_then(|own| own.get("kind"));
         lines.push((format!("kind = {:?}", stage.kind.name), origin(kind)));
         for (name, value) in &stage.settings {

@@ -22,9 +22,9 @@ const FLOORS: &[&[&str]] = &[
 ];
 
 const HOMES: &[(&str, &[&str])] = &[
-    ("petgraph", &["plan.rs", "execute.rs", "cli.rs"]),
+    ("petgraph", &["plan.rs", "execute.rs", "cli/"]),
     ("indicatif", &["terminal.rs"]),
-    ("signal_hook", &["cli.rs"]),
+    ("signal_hook", &["cli/run.rs"]),
     ("crate::kernels", &["nn/", "kernels/"]),
     ("safetensors::", &["store/codec.rs", "stage/checkpoint.rs"]),
     ("toml::", &["recipe/node.rs", "nn/arch.rs"]),

@@ -148,9 +148,11 @@ fn every_recipe_in_the_docs_parses_and_its_wiring_holds() {
     let mut seen = 0;
     for file in files {
         let text = std::fs::read_to_string(&file).unwrap();
-        for block in text.split("```toml").skip(1) {
-            let block = block.split("```").next().unwrap().to_owned();
-            let read = |_: &Path| Ok(block.clone().into_bytes());
+        let blocks: Vec<&str> = text.split("```toml").skip(1).map(|b| b.split("```").next().unwrap()).collect();
+        for block in &blocks {
+            // What an example extends is the first one of its page.
+            let read =
+                |path: &Path| Ok(if path.ends_with("base.toml") { blocks[0] } else { block }.as_bytes().to_vec());
             let recipe = recant::recipe::Recipe::read(&file, &read, &[], recant::stage::STAGES);
             let recipe = recipe.unwrap_or_else(|error| panic!("{}: {error}", file.display()));
             recant::plan::Plan::new(&recipe, &recant::stage::evaluate::KIND, &BTreeMap::new()).unwrap();
@@ -544,4 +546,29 @@ fn a_store_that_cannot_be_written_gives_one_clear_error() {
     let run = place.run(&["run", "r.toml", "--store", "old"]);
     assert_eq!(run.status.code(), Some(3));
     assert!(err(&run).contains("`recant store 99`"), "{}", err(&run));
+}
+
+#[test]
+fn a_matrix_over_seeds_ends_in_means_and_another_seed_adds_its_own_stages_alone() {
+    let recipe = SMALL.replace("forget = { share = 0.1 }", "forget = { share = 0.1 }\nseed = \"${matrix.seed}\"")
+        + "over = [\"seed\"]\n\n[matrix]\nseed = [0, 1]\n";
+    let place = Place::new(&recipe);
+    let first = good(place.run(&["run", "r.toml"]));
+    assert!(out(&first).contains(" ± "), "{}", out(&first));
+    let json = good(place.run(&["report", "r.toml", "--format", "json"]));
+    let table: serde_json::Value = serde_json::from_str(&out(&json)).unwrap();
+    let groups = table["groups"].as_array().unwrap();
+    assert_eq!(groups.len(), 3);
+    for group in groups {
+        let rows = table["rows"].as_array().unwrap().iter().filter(|row| row["base"] == group["base"]);
+        let values: Vec<f64> = rows.map(|row| row["values"][0].as_f64().unwrap()).collect();
+        assert_eq!(values.len(), 2);
+        let mean = group["values"][0]["mean"].as_f64().unwrap();
+        assert!((mean - values.iter().sum::<f64>() / 2.0).abs() < 1e-12, "{group}");
+    }
+    place.write(recipe.replace("seed = [0, 1]", "seed = [0, 1, 2]"));
+    let more = good(place.run(&["run", "r.toml", "--json"]));
+    let started = out(&more).matches("\"event\":\"started\"").count();
+    // split, oracle, method, three evaluations and the table; the original and all of the first two seeds are there
+    assert_eq!(started, 7, "{}", out(&more));
 }

@@ -6,6 +6,7 @@ mod support {
 mod architecture;
 mod journey;
 mod losses;
+mod matrix;
 mod methods;
 mod metrics;
 mod network;

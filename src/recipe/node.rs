@@ -143,7 +143,14 @@ impl Node {
     /// As plain data, for what the field tables do not check.
     #[must_use]
     pub fn plain(&self) -> Value {
-        match &self.value {
+        self.value.plain()
+    }
+}
+
+impl Val {
+    #[must_use]
+    pub fn plain(&self) -> Value {
+        match self {
             Val::Bool(flag) => Value::from(*flag),
             Val::Int(number) => Value::from(*number),
             Val::Float(number) => Value::from(*number),

@@ -1,13 +1,16 @@
 //! `compare`: the table of models, each number with its gap to the reference, as a rule the retrained oracle. The
-//! planner hands in one `evaluate` result a model, by the roles `scores[NAME]`.
+//! planner lays out the rows and hands in one `evaluate` result for each, by the roles `scores[NAME]`.
 
+mod groups;
+
+use groups::Row;
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::evaluate::METRICS;
 use super::{Context, Inputs, Makes, Stage, StageKind};
 use crate::artifact::{Artifact, Scores};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, listed, nearest};
 use crate::kind::Kind;
 use crate::metric::Number;
 use crate::settings::{Field, SEED, Type, read};
@@ -15,7 +18,7 @@ use crate::settings::{Field, SEED, Type, read};
 pub const KIND: StageKind = StageKind {
     name: "compare",
     about: "the table of models against a reference",
-    version: 1,
+    version: 2,
     makes: Makes::Always(Kind::Table),
     fields: &[
         Field::required("data", Type::Stage(&[Kind::Split]), "the split to measure on"),
@@ -28,6 +31,12 @@ pub const KIND: StageKind = StageKind {
             "[\"accuracy.forget\", \"accuracy.retain\", \"accuracy.test\", \"mia_confidence\"]",
             "the numbers whose distance to the reference makes the average gap",
         ),
+        Field::optional("rows", Type::List(&Type::Text), "axes that name the rows, in this order; all where not said"),
+        Field::optional(
+            "over",
+            Type::List(&Type::Text),
+            "axes to average over, as a rule [\"seed\"]: mean, standard deviation, interval, paired test",
+        ),
         SEED,
     ],
     choice: None,
@@ -38,48 +47,95 @@ pub const KIND: StageKind = StageKind {
 
 #[derive(Debug, Deserialize)]
 struct Compare {
-    reference: String,
-    models: Vec<String>,
     gap: Vec<String>,
+    rows: Option<Vec<String>>,
+    over: Option<Vec<String>>,
+    measured: Vec<Measured>,
+}
+
+/// One row, as the planner lays it out.
+#[derive(Debug, Deserialize)]
+struct Measured {
+    name: String,
+    base: String,
+    /// The stage that made the model.
+    model: String,
+    /// The name of the row that this one is measured against.
+    reference: String,
+    axes: Map<String, Value>,
 }
 
 impl Stage for Compare {
     fn run(&self, inputs: &Inputs, _: &Context) -> Result<Artifact> {
-        let oracle = numbers(inputs, &self.reference)?.0;
-        let mut names = vec![self.reference.clone()];
-        names.extend(self.models.iter().filter(|name| **name != self.reference).cloned());
-        let (mut rows, mut columns, mut notes) = (Vec::<Value>::new(), Vec::<Value>::new(), Vec::<Value>::new());
-        for number in &oracle {
-            let in_gap = self.gap.contains(&number.name);
-            columns.push(json!({ "name": number.name, "unit": number.unit, "aim": number.aim, "in_gap": in_gap }));
-        }
+        let first = self.measured.first().ok_or_else(|| Error::invalid("`models` names no model"))?;
+        self.check_axes()?;
+        let (oracle, about) = numbers(inputs, &first.reference)?;
         let known = |name: &String| oracle.iter().any(|number| number.name == *name);
         if let Some(missing) = self.gap.iter().find(|name| !known(name)) {
-            return Err(Error::invalid(format!("`gap` names `{missing}`, which `metrics` does not measure")));
+            let names: Vec<&str> = oracle.iter().map(|number| number.name.as_str()).collect();
+            let hint = nearest(missing, names).map_or(String::new(), |near| format!("; did you mean `{near}`?"));
+            return Err(Error::invalid(format!("`gap` names `{missing}`, which `metrics` does not measure{hint}")));
         }
-        for name in &names {
-            let (found, scores) = numbers(inputs, name)?;
-            let value = |wanted: &str| found.iter().find(|number| number.name == wanted).map(|number| number.value);
-            let values: Vec<Value> = oracle.iter().map(|number| json!(value(&number.name))).collect();
-            let mut gaps = Vec::new();
-            for number in oracle.iter().filter(|number| self.gap.contains(&number.name)) {
-                gaps.extend(value(&number.name).map(|mine| (mine - number.value).abs()));
-            }
-            let average = gaps.iter().sum::<f64>() / gaps.len().max(1) as f64;
-            rows.push(json!({ "name": name, "values": values, "average_gap": average,
-                "trained_on": scores.record["trained_on"] }));
+        let column = |number: &Number| {
+            let in_gap = self.gap.contains(&number.name);
+            json!({ "name": number.name, "unit": number.unit, "aim": number.aim, "in_gap": in_gap })
+        };
+        let columns: Vec<Value> = oracle.iter().map(column).collect();
+        let (mut rows, mut notes) = (Vec::<Row>::new(), Vec::<Value>::new());
+        for measured in &self.measured {
+            let (found, scores) = numbers(inputs, &measured.name)?;
+            let (against, _) = numbers(inputs, &measured.reference)?;
+            let value = |numbers: &[Number], wanted: &str| {
+                numbers.iter().find(|number| number.name == wanted).map(|number| number.value)
+            };
+            let values: Vec<Option<f64>> = oracle.iter().map(|number| value(&found, &number.name)).collect();
+            let gap = |number: &Number| Some(value(&found, &number.name)? - value(&against, &number.name)?);
+            let gaps: Vec<Option<f64>> = oracle.iter().map(gap).collect();
+            let counted = oracle.iter().zip(&gaps).filter(|(number, _)| self.gap.contains(&number.name));
+            let counted: Vec<f64> = counted.filter_map(|(_, gap)| gap.map(f64::abs)).collect();
+            rows.push(Row {
+                name: measured.name.clone(),
+                base: measured.base.clone(),
+                model: measured.model.clone(),
+                reference: measured.reference.clone(),
+                axes: measured.axes.clone(),
+                values,
+                gaps,
+                average_gap: counted.iter().sum::<f64>() / counted.len().max(1) as f64,
+                trained_on: scores.record["trained_on"].clone(),
+            });
             for note in scores.record["notes"].as_array().into_iter().flatten() {
                 if !notes.contains(note) {
                     notes.push(note.clone());
                 }
             }
         }
-        let about = &scores_of(inputs, &self.reference)?.record;
+        let groups = match &self.over {
+            Some(over) => groups::groups(&rows, over, self.rows.as_deref().unwrap_or_default()),
+            None => Vec::new(),
+        };
         Ok(Artifact::Table(
-            json!({ "reference": self.reference, "data": about["data"], "forget": about["forget"],
-                "retain": about["retain"], "columns": columns, "rows": rows, "notes": notes })
+            json!({ "data": about.record["data"], "forget": about.record["forget"],
+                "retain": about.record["retain"], "columns": columns, "rows": rows, "over": self.over,
+                "groups": groups, "notes": notes })
             .into(),
         ))
+    }
+}
+
+impl Compare {
+    /// `rows` and `over` name axes that some row has.
+    fn check_axes(&self) -> Result<()> {
+        let mut axes: Vec<&str> = self.measured.iter().flat_map(|row| row.axes.keys()).map(String::as_str).collect();
+        axes.sort_unstable();
+        axes.dedup();
+        for (key, names) in [("rows", &self.rows), ("over", &self.over)] {
+            if let Some(wrong) = names.iter().flatten().find(|name| !axes.contains(&name.as_str())) {
+                let known = listed(&axes, "and");
+                return Err(Error::invalid(format!("`{key}` names the axis `{wrong}`, but the rows have {known}")));
+            }
+        }
+        Ok(())
     }
 }
 

@@ -1,0 +1,108 @@
+//! `recant plan` and `recant explain`: what would run, and why.
+
+use std::path::Path;
+
+use serde_json::json;
+
+use super::{Common, planned, say};
+use crate::error::{Result, plural};
+use crate::plan::{Step, differences};
+use crate::recipe::Recipe;
+use crate::store::Manifest;
+
+pub(super) fn plan(path: &Path, common: &Common, check: bool) -> Result<u8> {
+    let (recipe, plan, store) = planned(path, common)?;
+    let targets = plan.targets(&[])?;
+    let needed = plan.needed(&targets, &|step: &Step| store.status(&step.fingerprint).is_some());
+    let past = store.manifests();
+    let mut lines = vec![format!("{}: {}", recipe.name, plural(plan.order.len(), "stage"))];
+    let (mut running, mut seconds) = (0, 0.0);
+    for &node in &plan.order {
+        let step = plan.step(node);
+        let there = store.status(&step.fingerprint);
+        let does = match (&there, needed.contains(&node)) {
+            (Some(_), _) => "cached",
+            (None, false) => "unused",
+            (None, true) if store.checkpoint(&step.fingerprint).is_some() => "resume",
+            (None, true) => "run",
+        };
+        let nearest = nearest_past(step, &past);
+        let why = match (does, nearest) {
+            ("cached" | "unused", _) => String::new(),
+            ("resume", _) => "goes on from its checkpoint".to_owned(),
+            (_, Some(old)) => changes(&recipe, step, old).join("; "),
+            (_, None) => "new".to_owned(),
+        };
+        let took = there.as_ref().or(nearest).map(|manifest| manifest.seconds);
+        if does == "run" || does == "resume" {
+            running += 1;
+            seconds += took.unwrap_or(0.0);
+        }
+        if common.json {
+            say(&json!({ "stage": step.name, "fingerprint": step.fingerprint, "does": does, "why": why,
+                "seconds": took, "fields": step.fields })
+            .to_string());
+        }
+        let took = took.map_or(String::new(), |took| format!("{took:.1} s"));
+        lines.push(format!("  {does:<7} {:<32} {took:>9}  {why}", step.name).trim_end().to_owned());
+    }
+    lines.push(format!("{running} to run, about {seconds:.1} s by past runs; nothing was executed"));
+    if !common.json {
+        say(&lines.join("\n"));
+    }
+    Ok(if check && running > 0 { 10 } else { 0 })
+}
+
+/// What differs from an earlier result, with the place where a setting was set.
+fn changes(recipe: &Recipe, step: &Step, old: &Manifest) -> Vec<String> {
+    let under = |table: &str, key: &str| recipe.resolved.get(table).and_then(|node| node.get(key));
+    let placed = |change: String| {
+        let setting = change.split(' ').next().unwrap_or_default();
+        let found = under("stages", &step.base).and_then(|own| own.get(setting)).or_else(|| under("defaults", setting));
+        match found {
+            Some(node) => format!("{change} ({})", node.place),
+            None => change,
+        }
+    };
+    differences(&old.fields, &step.fields, &step.defaults).into_iter().map(placed).collect()
+}
+
+pub(super) fn explain(path: &Path, name: &str, common: &Common) -> Result<u8> {
+    let (recipe, plan, store) = planned(path, common)?;
+    for node in plan.targets(&[name.to_owned()])? {
+        let step = plan.step(node);
+        if let Some(made) = store.status(&step.fingerprint) {
+            let (seconds, device, version) = (made.seconds, &made.device, &made.version);
+            say(&format!("{name} is cached: {}", step.fingerprint));
+            say(&format!(
+                "  made {} in {seconds:.1} s on {device} by recant {version}, as `{}`",
+                made.finished, made.stage
+            ));
+        } else {
+            say(&format!("{name} will run: {}", step.fingerprint));
+            let past = store.manifests();
+            match nearest_past(step, &past) {
+                None => say("  there is no earlier result of this stage"),
+                Some(old) => {
+                    say(&format!("  the nearest earlier result is {}, made {}", old.fingerprint, old.finished));
+                    for change in changes(&recipe, step, old) {
+                        say(&format!("  {change}"));
+                    }
+                }
+            }
+        }
+        say("  the fingerprint is made of:");
+        for (field, value) in &step.fields {
+            say(&format!("    {field} = {value}"));
+        }
+    }
+    Ok(0)
+}
+
+/// The latest result of a stage of this kind and name, else of this kind, with the fewest differences.
+fn nearest_past<'m>(step: &Step, past: &'m [Manifest]) -> Option<&'m Manifest> {
+    let same = past.iter().filter(|old| old.kind == step.kind.name && old.stage == step.name);
+    same.min_by_key(|old| {
+        (differences(&old.fields, &step.fields, &step.defaults).len(), std::cmp::Reverse(&old.finished))
+    })
+}

@@ -1,0 +1,119 @@
+//! `recant run`.
+
+use std::collections::BTreeSet;
+use std::io::{IsTerminal, Write};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use candle_core::Device;
+use petgraph::graph::NodeIndex;
+
+use super::tables::show;
+use super::{Common, planned, say};
+use crate::error::{Error, Result, plural};
+use crate::event::{Quiet, Reporter};
+use crate::execute::{self, Options};
+use crate::kind::Kind;
+use crate::report::Format;
+use crate::terminal::{Bars, Json, Plain};
+
+pub(super) struct How {
+    pub(super) force: Vec<String>,
+    pub(super) fail_fast: bool,
+    pub(super) wait: bool,
+    pub(super) jobs: Option<usize>,
+    pub(super) device: String,
+    pub(super) checkpoint_every: f64,
+    pub(super) quiet: bool,
+}
+
+pub(super) fn run(path: &Path, names: &[String], common: &Common, how: &How) -> Result<u8> {
+    let (_, plan, store) = planned(path, common)?;
+    let targets = plan.targets(names)?;
+    let mut forced: BTreeSet<NodeIndex> = BTreeSet::new();
+    let mut ask = if how.force.is_empty() { Vec::new() } else { plan.targets(&how.force)? };
+    while let Some(node) = ask.pop() {
+        if forced.insert(node) {
+            ask.extend(plan.consumers(node));
+        }
+    }
+    let reporter: Box<dyn Reporter> = if common.json {
+        Box::new(Json)
+    } else if how.quiet {
+        Box::new(Quiet)
+    } else if std::io::stderr().is_terminal() {
+        Box::new(Bars::default())
+    } else {
+        Box::new(Plain::default())
+    };
+    let stop = Arc::new(AtomicUsize::new(0));
+    let device = device(&how.device)?;
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let jobs = if device.is_cuda() { 1 } else { how.jobs.unwrap_or(cores.min(4)) };
+    let wait = Duration::try_from_secs_f64(how.checkpoint_every)
+        .map_err(|_| Error::Usage("`--checkpoint-every` takes seconds".to_owned()))?;
+    listen(&stop)?;
+    let options = Options {
+        jobs,
+        device,
+        fail_fast: how.fail_fast,
+        stop: stop.clone(),
+        wait: how.wait,
+        checkpoint_every: wait,
+        reporter: reporter.as_ref(),
+    };
+    let summary = execute::run(&plan, &targets, &forced, &store, &options)?;
+    let mut shown = false;
+    for &node in targets.iter().filter(|&&node| plan.step(node).makes == Kind::Table) {
+        shown |= show(&plan, node, &store, Format::Text, common.json)?;
+    }
+    if !common.json && summary.ran.is_empty() && summary.failed.is_empty() && !summary.interrupted {
+        say(&format!("nothing to run: {} cached", plural(summary.cached, "stage")));
+    } else if !common.json && shown {
+        let base = path.display();
+        let tried = plan.order.iter().map(|&node| plan.step(node)).find(|step| step.settings.contains_key("method"));
+        let name = tried.map_or("NAME", |step| step.base.as_str());
+        say(&format!("next: see what another seed would take: recant plan {base} --set stages.{name}.seed=1"));
+    }
+    let signal = stop.load(Ordering::Relaxed);
+    if signal != 0 {
+        let _ = writeln!(std::io::stderr(), "stopped; `recant run {}` goes on from here", path.display());
+    }
+    Ok(match signal {
+        0 if summary.locked => 4,
+        0 => u8::from(!summary.failed.is_empty()),
+        signal if signal == signal_hook::consts::SIGUSR1 as usize => 75,
+        signal => 128 + signal as u8,
+    })
+}
+
+/// First signal: finish the step, save, stop. A second Ctrl-C: stop now.
+fn listen(stop: &Arc<AtomicUsize>) -> Result<()> {
+    use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
+    let again = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let register = || -> std::io::Result<()> {
+        signal_hook::flag::register_conditional_shutdown(SIGINT, 130, again.clone())?;
+        signal_hook::flag::register(SIGINT, again.clone())?;
+        for signal in [SIGINT, SIGTERM, SIGUSR1] {
+            signal_hook::flag::register_usize(signal, stop.clone(), signal as usize)?;
+        }
+        Ok(())
+    };
+    register().map_err(Error::io("listen for signals in", Path::new("this process")))
+}
+
+fn device(name: &str) -> Result<Device> {
+    let gpu = |index: usize| Device::new_cuda(index);
+    match name {
+        "cpu" => Ok(Device::Cpu),
+        "auto" => Ok(gpu(0).unwrap_or(Device::Cpu)),
+        other => {
+            let index = other.strip_prefix("cuda:").and_then(|index| index.parse().ok());
+            let index =
+                index.ok_or_else(|| Error::Usage(format!("`--device {other}`: expected auto, cpu or cuda:N")))?;
+            gpu(index).map_err(|error| Error::Usage(format!("`--device {other}`: {}", Error::from(error))))
+        }
+    }
+}

@@ -1,0 +1,352 @@
+//! `[matrix]`: an axis multiplies the stages that mention it, and the stages that these feed. A collecting stage takes in
+//! all instances and inherits no axis.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use super::check::suggest;
+use super::node::{Key, Node, Val};
+use super::{Axes, Declared, label, reference};
+use crate::error::{Mistake, Place, nearest};
+
+/// More instances of one stage are a slip.
+const LIMIT: usize = 10_000;
+
+/// Which value of which axis, by their numbers.
+pub(super) type Assignment = BTreeMap<usize, usize>;
+
+/// What a stage gets from `[defaults]`.
+pub(super) type Inherited<'a> = &'a mut dyn FnMut(&Node) -> Vec<(Key, Node)>;
+
+#[derive(Debug)]
+struct Axis {
+    name: String,
+    place: Place,
+    values: Vec<Point>,
+}
+
+/// One value of an axis.
+#[derive(Debug)]
+struct Point {
+    /// What `${matrix.AXIS}` inserts: the value, or the variant's name.
+    value: Val,
+    /// What `merge` takes in.
+    variant: Option<Node>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Matrix {
+    axes: Vec<Axis>,
+    /// Each: axes with the values that are excluded where all of them meet.
+    exclude: Vec<BTreeMap<usize, Vec<usize>>>,
+}
+
+impl Matrix {
+    pub(super) fn read(root: &Node, mistakes: &mut Vec<Mistake>) -> Self {
+        let mut matrix = Self::default();
+        let Some(table) = root.get("matrix") else { return matrix };
+        for (key, node) in table.entries().iter().filter(|(key, _)| key.name != "exclude") {
+            let point = |value: Val, variant| Point { value, variant };
+            let values: Vec<Point> = match &node.value {
+                Val::List(items) => items.iter().map(|item| point(item.value.clone(), None)).collect(),
+                Val::Table(variants) => {
+                    let named = |(key, node): &(Key, Node)| {
+                        if matches!(node.value, Val::Table(_)) {
+                            Some(point(Val::Text(key.name.clone()), Some(node.clone())))
+                        } else {
+                            let what = format!("the variant `{}` is {}, but must be a table", key.name, node.noun());
+                            mistakes.push(Mistake::at(&node.place, what));
+                            None
+                        }
+                    };
+                    variants.iter().filter_map(named).collect()
+                }
+                _ => Vec::new(),
+            };
+            let plain: Vec<Value> = values.iter().map(|point| point.value.plain()).collect();
+            let twice = plain.iter().enumerate().find(|(index, value)| plain[..*index].contains(value));
+            if values.is_empty() {
+                let what = format!("the axis `{}` has no values", key.name);
+                mistakes.push(Mistake::at(&key.place, what).label("expected a list of values, or tables of variants"));
+            } else if let Some((_, value)) = twice {
+                mistakes.push(Mistake::at(&key.place, format!("the axis `{}` has {value} twice", key.name)));
+            }
+            matrix.axes.push(Axis { name: key.name.clone(), place: key.place.clone(), values });
+        }
+        if let Some(exclude) = table.get("exclude") {
+            matrix.read_exclude(exclude, mistakes);
+        }
+        matrix
+    }
+
+    fn read_exclude(&mut self, exclude: &Node, mistakes: &mut Vec<Mistake>) {
+        let Val::List(items) = &exclude.value else {
+            let what = format!("`exclude` is {}, but must be a list of tables", exclude.noun());
+            mistakes.push(Mistake::at(&exclude.place, what).label("{ axis = value } or { axis = [values] }"));
+            return;
+        };
+        for item in items {
+            if item.entries().is_empty() {
+                mistakes.push(Mistake::at(&item.place, "an exclusion names axes: { axis = value }"));
+            }
+            let mut meeting = BTreeMap::new();
+            for (key, node) in item.entries() {
+                let names: Vec<&str> = self.axes.iter().map(|axis| axis.name.as_str()).collect();
+                let Some(axis) = names.iter().position(|name| *name == key.name) else {
+                    let mistake = Mistake::at(&key.place, format!("there is no axis `{}`", key.name));
+                    mistakes.push(suggest(mistake, &key.name, &names, "axis"));
+                    continue;
+                };
+                let wanted =
+                    if let Val::List(items) = &node.value { items.as_slice() } else { std::slice::from_ref(node) };
+                let values: Vec<Value> = self.axes[axis].values.iter().map(|point| point.value.plain()).collect();
+                for value in wanted {
+                    if let Some(found) = values.iter().position(|known| *known == value.plain()) {
+                        meeting.entry(axis).or_insert_with(Vec::new).push(found);
+                    } else {
+                        let what = format!("the axis `{}` has no value {}", key.name, value.plain());
+                        let known = Value::from(values.clone());
+                        mistakes.push(Mistake::at(&value.place, what).help(format!("its values are {known}")));
+                    }
+                }
+            }
+            self.exclude.push(meeting);
+        }
+    }
+
+    fn excluded(&self, at: &Assignment) -> bool {
+        let meets = |(axis, values): (&usize, &Vec<usize>)| at.get(axis).is_some_and(|value| values.contains(value));
+        self.exclude.iter().any(|meeting| !meeting.is_empty() && meeting.iter().all(meets))
+    }
+
+    fn axis(&self, path: &str) -> Option<usize> {
+        let name = path.strip_prefix("matrix.")?;
+        self.axes.iter().position(|axis| axis.name == name)
+    }
+
+    /// A stage once for each assignment of the axes that it, its variants or its defaults mention, with variants merged
+    /// and references replaced.
+    pub(super) fn unfold(
+        &self,
+        stage: Node,
+        inherited: Inherited,
+        mistakes: &mut Vec<Mistake>,
+    ) -> Vec<(Assignment, Node)> {
+        let place = stage.place.clone();
+        let mut done = Vec::new();
+        // (assignment so far, the stage, whether its defaults are laid in)
+        let mut open = vec![(Assignment::new(), stage, false)];
+        while let Some((at, mut node, complete)) = open.pop() {
+            if open.len() + done.len() > LIMIT {
+                mistakes.push(Mistake::at(&place, format!("the axes multiply this stage more than {LIMIT} times")));
+                return Vec::new();
+            }
+            let mentioned =
+                reference::paths(&node).iter().find_map(|path| self.axis(path).filter(|axis| !at.contains_key(axis)));
+            if let Some(axis) = mentioned {
+                // The last is taken first: in reverse, so that instances come in the order of values.
+                for value in (0..self.axes[axis].values.len()).rev() {
+                    let mut at = at.clone();
+                    at.insert(axis, value);
+                    open.push((at, node.clone(), complete));
+                }
+            } else if node.get("merge").is_some() {
+                match self.merged(node, &at) {
+                    Ok(node) => open.push((at, node, complete)),
+                    Err(mut more) => mistakes.append(&mut more),
+                }
+            } else {
+                reference::replace(&mut node, &|path| self.value(path, &at), mistakes);
+                if complete {
+                    done.push((at, node));
+                } else {
+                    for (key, default) in inherited(&node) {
+                        node.put(key, default);
+                    }
+                    open.push((at, node, true));
+                }
+            }
+        }
+        done.retain(|(at, _)| !self.excluded(at));
+        done
+    }
+
+    fn value(&self, path: &str, at: &Assignment) -> Result<Option<Val>, String> {
+        let found = self.axis(path).and_then(|axis| Some(&self.axes[axis].values.get(*at.get(&axis)?)?.value));
+        found.map(|value| Some(value.clone())).ok_or_else(|| {
+            let names: Vec<&str> = self.axes.iter().map(|axis| axis.name.as_str()).collect();
+            match nearest(path.strip_prefix("matrix.").unwrap_or(path), names.iter().copied()) {
+                Some(near) => format!("did you mean `${{matrix.{near}}}`?"),
+                None => "a reference is `${params.NAME}` or `${matrix.AXIS}`, with AXIS under [matrix]".to_owned(),
+            }
+        })
+    }
+
+    /// Takes in the variants that `merge` names.
+    fn merged(&self, mut stage: Node, at: &Assignment) -> Result<Node, Vec<Mistake>> {
+        let Some(merge) = stage.get("merge").cloned() else { return Ok(stage) };
+        stage.remove("merge");
+        let items = if let Val::List(items) = merge.value { items } else { vec![merge] };
+        let mut mistakes = Vec::new();
+        let mut taken: Vec<(Key, usize)> = Vec::new();
+        for item in items {
+            let text = item.text().unwrap_or_default();
+            let path = text.strip_prefix("${").and_then(|text| text.strip_suffix('}')).unwrap_or_default();
+            let point = self.axis(path).and_then(|axis| Some((axis, self.axes[axis].values.get(*at.get(&axis)?)?)));
+            let Some((axis, Point { variant: Some(variant), .. })) = point else {
+                let what = format!("`merge` takes in variants, but {} names none", item.plain());
+                mistakes.push(
+                    Mistake::at(&item.place, what)
+                        .help("merge = \"${matrix.AXIS}\", with [matrix.AXIS.VARIANT] tables"),
+                );
+                continue;
+            };
+            for (key, node) in variant.entries() {
+                if ["kind", "run", "merge"].contains(&key.name.as_str()) {
+                    let what = format!("`{}` may not come from a variant", key.name);
+                    mistakes.push(Mistake::at(&key.place, what));
+                }
+                if let Some((other, _)) = taken.iter().find(|(other, from)| other.name == key.name && *from != axis) {
+                    let what = format!("two merged variants set `{}`", key.name);
+                    mistakes.push(Mistake::at(&key.place, what).related(&other.place, "the other one"));
+                }
+                taken.push((key.clone(), axis));
+                stage.put(key.clone(), node.clone());
+            }
+        }
+        if mistakes.is_empty() { Ok(stage) } else { Err(mistakes) }
+    }
+
+    /// A `--set` must not be silently beaten by a variant.
+    pub(super) fn check_set(&self, root: &Node, set: &[String], mistakes: &mut Vec<Mistake>) {
+        for assignment in set {
+            let path: Vec<&str> = assignment.split('=').next().unwrap_or_default().trim().split('.').collect();
+            let ["stages", stage, key, ..] = path.as_slice() else { continue };
+            let merge = root.get("stages").and_then(|stages| stages.get(stage)).and_then(|stage| stage.get("merge"));
+            let axes = merge.map(reference::paths).unwrap_or_default();
+            for axis in axes.iter().filter_map(|path| self.axis(path)) {
+                for point in &self.axes[axis].values {
+                    let Some(node) = point.variant.as_ref().and_then(|variant| variant.get(key)) else { continue };
+                    let (name, variant) = (&self.axes[axis].name, point.value.plain());
+                    let variant = variant.as_str().unwrap_or_default().to_owned();
+                    let what = format!("`--set {assignment}`: the variant `{variant}` of `{name}` sets `{key}` too");
+                    let mistake = Mistake::at(&node.place, what).label("this value would win");
+                    mistakes.push(mistake.help(format!("--set matrix.{name}.{variant}.{key}=VALUE")));
+                }
+            }
+        }
+    }
+
+    /// An axis that multiplies nothing is a slip.
+    pub(super) fn check_used(&self, own: &[(Assignment, Declared)], mistakes: &mut Vec<Mistake>) {
+        // Where stages were wrong, the axes may be theirs.
+        if !mistakes.is_empty() {
+            return;
+        }
+        for (number, axis) in self.axes.iter().enumerate() {
+            if !own.iter().any(|(at, _)| at.contains_key(&number)) {
+                let what = format!("the axis `{}` multiplies no stage", axis.name);
+                mistakes.push(Mistake::at(&axis.place, what).help(format!("mention `${{matrix.{}}}`", axis.name)));
+            }
+        }
+    }
+
+    /// The stages with the axes of their inputs too, each reading the instances that agree with it.
+    pub(super) fn join(&self, own: &[(Assignment, Declared)]) -> Vec<Declared> {
+        let mut spread = Spread { matrix: self, own, done: BTreeMap::new() };
+        let mut bases: Vec<&str> = Vec::new();
+        for (_, stage) in own {
+            if bases.last() != Some(&stage.base.as_str()) {
+                bases.push(&stage.base);
+                spread.instances(&stage.base);
+            }
+        }
+        let mut joined = Vec::new();
+        for base in bases {
+            for (at, index) in &spread.done[base] {
+                let mut stage = own[*index].1.clone();
+                stage.axes = self.axes_of(at);
+                stage.name = label(base, &stage.axes);
+                if !stage.kind.collects {
+                    for mention in &mut stage.mentions {
+                        let Some(found) = spread.done.get(&mention.name) else { continue };
+                        let Some((input, _)) = found.iter().find(|(input, _)| agree(input, at)) else { continue };
+                        mention.name = label(&mention.name, &self.axes_of(input));
+                        put(&mut stage.settings, &mention.role, &mention.name);
+                    }
+                }
+                joined.push(stage);
+            }
+        }
+        joined
+    }
+
+    fn axes_of(&self, at: &Assignment) -> Axes {
+        let of = |(&axis, &value): (&usize, &usize)| {
+            let axis = &self.axes[axis];
+            (axis.name.clone(), axis.values[value].value.plain())
+        };
+        at.iter().map(of).collect()
+    }
+}
+
+fn agree(a: &Assignment, b: &Assignment) -> bool {
+    a.iter().all(|(axis, value)| b.get(axis).is_none_or(|other| other == value))
+}
+
+/// Writes the name of an instance where the setting at a path, `ssl.reference`, named the stage.
+fn put(settings: &mut crate::settings::Settings, path: &str, name: &str) {
+    match path.split_once('.') {
+        None => drop(settings.insert(path.to_owned(), Value::from(name))),
+        Some((first, rest)) => {
+            if let Some(Value::Object(inner)) = settings.get_mut(first) {
+                put(inner, rest, name);
+            }
+        }
+    }
+}
+
+/// Instances of stages, found inputs first.
+struct Spread<'a> {
+    matrix: &'a Matrix,
+    own: &'a [(Assignment, Declared)],
+    /// By base: assignments, and which of `own` each comes from.
+    done: BTreeMap<String, Vec<(Assignment, usize)>>,
+}
+
+impl Spread<'_> {
+    fn instances(&mut self, base: &str) -> Vec<(Assignment, usize)> {
+        if let Some(found) = self.done.get(base) {
+            return found.clone();
+        }
+        let mine: Vec<usize> = (0..self.own.len()).filter(|&index| self.own[index].1.base == base).collect();
+        // Inside a cycle a stage counts without its inputs' axes; the plan will name the cycle.
+        let alone = mine.iter().map(|&index| (self.own[index].0.clone(), index)).collect();
+        self.done.insert(base.to_owned(), alone);
+        let mut found = Vec::new();
+        for index in mine {
+            let (at, stage) = &self.own[index];
+            let mut partial = vec![at.clone()];
+            for mention in stage.mentions.iter().filter(|_| !stage.kind.collects) {
+                let inputs = self.instances(&mention.name);
+                let mut wider: Vec<Assignment> = Vec::new();
+                for at in &partial {
+                    for (input, _) in inputs.iter().filter(|(input, _)| agree(input, at)) {
+                        let mut both = at.clone();
+                        both.extend(input);
+                        if !wider.contains(&both) {
+                            wider.push(both);
+                        }
+                    }
+                }
+                if !inputs.is_empty() {
+                    partial = wider;
+                }
+            }
+            found.extend(partial.into_iter().filter(|at| !self.matrix.excluded(at)).map(|at| (at, index)));
+        }
+        self.done.insert(base.to_owned(), found.clone());
+        found
+    }
+}
