@@ -95,7 +95,7 @@ enum Command {
     Schema,
     /// Compare recipes: what differs, which stages they share, where they part
     Diff {
-        #[arg(num_args = 2, required = true)]
+        #[arg(num_args = 2.., required = true)]
         recipes: Vec<PathBuf>,
         #[command(flatten)]
         common: Common,
@@ -103,9 +103,11 @@ enum Command {
     /// Draw the graph of stages
     Graph {
         recipe: PathBuf,
-        /// DOT in place of mermaid
-        #[arg(long)]
-        dot: bool,
+        #[arg(long, default_value = "mermaid")]
+        format: graph::Picture,
+        /// Write it to this file
+        #[arg(short, long, value_name = "FILE")]
+        output: Option<PathBuf>,
         #[command(flatten)]
         common: Common,
     },
@@ -176,7 +178,7 @@ pub fn main() -> u8 {
             Ok(0)
         }
         Command::Diff { recipes, common } => diff::diff(&recipes, &common),
-        Command::Graph { recipe, dot, common } => graph::graph(&recipe, dot, &common),
+        Command::Graph { recipe, format, output, common } => graph::graph(&recipe, format, output.as_deref(), &common),
         Command::Report { recipe, format, common } => tables::tables(&recipe, format, &common),
         Command::List { what } => names::list(what.as_deref()),
         Command::Help { name } => names::help(&name),

@@ -16,6 +16,8 @@ use crate::error::{Error, Result, plural};
 use crate::event::{Quiet, Reporter};
 use crate::execute::{self, Options};
 use crate::kind::Kind;
+use crate::plan::Plan;
+use crate::recipe::Recipe;
 use crate::report::Format;
 use crate::terminal::{Bars, Json, Plain};
 
@@ -30,7 +32,7 @@ pub(super) struct How {
 }
 
 pub(super) fn run(path: &Path, names: &[String], common: &Common, how: &How) -> Result<u8> {
-    let (_, plan, store) = planned(path, common)?;
+    let (recipe, plan, store) = planned(path, common)?;
     let targets = plan.targets(names)?;
     let mut forced: BTreeSet<NodeIndex> = BTreeSet::new();
     let mut ask = if how.force.is_empty() { Vec::new() } else { plan.targets(&how.force)? };
@@ -72,10 +74,7 @@ pub(super) fn run(path: &Path, names: &[String], common: &Common, how: &How) -> 
     if !common.json && summary.ran.is_empty() && summary.failed.is_empty() && !summary.interrupted {
         say(&format!("nothing to run: {} cached", plural(summary.cached, "stage")));
     } else if !common.json && shown {
-        let base = path.display();
-        let tried = plan.order.iter().map(|&node| plan.step(node)).find(|step| step.settings.contains_key("method"));
-        let name = tried.map_or("NAME", |step| step.base.as_str());
-        say(&format!("next: see what another seed would take: recant plan {base} --set stages.{name}.seed=1"));
+        say(&next(path, &recipe, &plan));
     }
     let signal = stop.load(Ordering::Relaxed);
     if signal != 0 {
@@ -87,6 +86,18 @@ pub(super) fn run(path: &Path, names: &[String], common: &Common, how: &How) -> 
         signal if signal == signal_hook::consts::SIGUSR1 as usize => 75,
         signal => 128 + signal as u8,
     })
+}
+
+/// What to try next: another seed, or, where the recipe has several, the table for a paper.
+fn next(path: &Path, recipe: &Recipe, plan: &Plan) -> String {
+    let base = path.display();
+    let tried = plan.order.iter().map(|&node| plan.step(node)).find(|step| step.settings.contains_key("method"));
+    match tried.filter(|_| recipe.resolved.get("matrix").is_none()) {
+        Some(step) => {
+            format!("next: see what another seed would take: recant plan {base} --set stages.{}.seed=1", step.base)
+        }
+        None => format!("next: the table with all numbers: recant report {base} --format markdown"),
+    }
 }
 
 /// First signal: finish the step, save, stop. A second Ctrl-C: stop now.
