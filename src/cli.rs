@@ -126,6 +126,14 @@ enum Command {
     },
     /// Explain a kind of stage, a method or an architecture: its settings
     Help { name: String },
+    /// List what ran in the store, and when
+    Runs {
+        #[arg(long, env = "RECANT_STORE", value_name = "DIR")]
+        store: Option<PathBuf>,
+        /// One JSON object a line
+        #[arg(long)]
+        json: bool,
+    },
     /// Look after the store
     Store {
         #[command(subcommand)]
@@ -141,6 +149,21 @@ enum StoreAction {
     Verify,
     /// List results with their sizes
     Size,
+    /// Remove what dead runs left and, on wish, results; shows what would go unless --yes
+    Gc {
+        /// Remove results, those cheapest to make again first, until the store is so small: 10GB
+        #[arg(long, value_name = "SIZE")]
+        max_size: Option<String>,
+        /// Remove results that nothing has read for so long: 30d
+        #[arg(long, value_name = "TIME")]
+        older_than: Option<String>,
+        /// Really do it
+        #[arg(long)]
+        yes: bool,
+        /// One JSON object on stdout
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 #[derive(Args)]
@@ -182,6 +205,7 @@ pub fn main() -> u8 {
         Command::Report { recipe, format, common } => tables::tables(&recipe, format, &common),
         Command::List { what } => names::list(what.as_deref()),
         Command::Help { name } => names::help(&name),
+        Command::Runs { store, json } => store::runs(store.as_deref(), json),
         Command::Store { action, store } => store::look_after(&action, store.as_deref()),
     };
     match result {

@@ -20,6 +20,7 @@ pub enum Event {
         loss: Option<f64>,
         images: usize,
     },
+    /// Another run is at it: who, and how far. Told again as it goes on.
     Waiting {
         stage: String,
         holder: String,

@@ -39,8 +39,8 @@ pub struct Step {
     pub base: String,
     /// Other instances that ask for the very same thing.
     pub aliases: Vec<String>,
-    /// How to run it: fields of `recipe::RUN`.
-    pub run: Settings,
+    /// How to run it: a table with fields of `recipe::RUN`.
+    pub run: Value,
     pub kind: &'static StageKind,
     pub makes: Kind,
     pub settings: Settings,
@@ -119,7 +119,7 @@ impl Plan {
                 name: draft.name.clone(),
                 base: if draft.hidden() { draft.name.clone() } else { draft.declared.base.clone() },
                 aliases: Vec::new(),
-                run: draft.declared.run.clone(),
+                run: Value::Object(draft.declared.run.clone()),
                 kind: draft.kind,
                 makes: if draft.hidden() { Kind::Scores } else { draft.declared.makes() },
                 settings: draft.settings.clone(),
@@ -147,6 +147,13 @@ impl Plan {
     /// Inputs of a step by role.
     pub fn inputs(&self, node: NodeIndex) -> impl Iterator<Item = (&str, NodeIndex)> {
         self.graph.edges_directed(node, Direction::Incoming).map(|edge| (edge.weight().as_str(), edge.source()))
+    }
+
+    /// What a result is read with: a split with its images.
+    #[must_use]
+    pub fn carried(&self, node: NodeIndex) -> Option<NodeIndex> {
+        let role = self.step(node).makes.carries()?;
+        self.inputs(node).find(|(known, _)| *known == role).map(|(_, input)| input)
     }
 
     pub fn consumers(&self, node: NodeIndex) -> impl Iterator<Item = NodeIndex> {

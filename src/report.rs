@@ -91,6 +91,11 @@ fn text(value: &Value) -> &str {
     value.as_str().unwrap_or_default()
 }
 
+/// The name of a row, and whether a model of it failed.
+fn marked(row: &Value, failed: bool) -> String {
+    format!("{}{}", text(&row["name"]), if failed { " (failed)" } else { "" })
+}
+
 fn digits(column: &Value) -> usize {
     if column["unit"] == "%" { 2 } else { 3 }
 }
@@ -117,7 +122,7 @@ fn row_line(
     format: Format,
 ) -> Vec<String> {
     let is_reference = row["name"] == row["reference"];
-    let mut line = vec![text(&row["name"]).to_owned()];
+    let mut line = vec![marked(row, row["failed"] == true)];
     for &c in shown {
         let digits = digits(&columns[c]);
         line.push(match (row["values"][c].as_f64(), row["gaps"][c].as_f64()) {
@@ -141,7 +146,7 @@ fn group_line(group: &Value, columns: &[Value], shown: &[usize], table: &Value, 
         (Some(mean), Some(sd)) => format!("{mean:.digits$} ± {sd:.digits$}"),
     };
     let is_reference = group["is_reference"] == true;
-    let mut line = vec![text(&group["name"]).to_owned()];
+    let mut line = vec![marked(group, group["failed"].as_u64().is_some_and(|failed| failed > 0))];
     line.extend(shown.iter().map(|&c| spread(&group["values"][c], digits(&columns[c]))));
     line.push(if is_reference { "-".to_owned() } else { spread(&group["average_gap"], 2) });
     line.push(group["n"].to_string());

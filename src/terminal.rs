@@ -23,6 +23,9 @@ impl Reporter for Bars {
             Event::Started { stage, .. } => {
                 let style = "{spinner} {prefix} {wide_bar} {pos}/{len} {msg} eta {eta}";
                 let style = ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar());
+                if let Some((waiting, _)) = running.remove(stage) {
+                    waiting.finish_and_clear();
+                }
                 let bar = self.all.add(ProgressBar::new(0).with_style(style).with_prefix(stage.clone()));
                 bar.enable_steady_tick(Duration::from_millis(200));
                 running.insert(stage.clone(), (bar, Instant::now()));
@@ -35,6 +38,16 @@ impl Reporter for Bars {
                     let loss = loss.map_or(String::new(), |loss| format!("loss {loss:.4} "));
                     bar.set_message(format!("{loss}{speed:.0} images/s"));
                 }
+            }
+            Event::Waiting { stage, holder } => {
+                let bar = running.entry(stage.clone()).or_insert_with(|| {
+                    let style = ProgressStyle::with_template("{spinner} {prefix} {msg}");
+                    let style = style.unwrap_or_else(|_| ProgressStyle::default_spinner());
+                    let bar = self.all.add(ProgressBar::new_spinner().with_style(style).with_prefix(stage.clone()));
+                    bar.enable_steady_tick(Duration::from_millis(200));
+                    (bar, Instant::now())
+                });
+                bar.0.set_message(format!("waits for {holder}"));
             }
             _ => {
                 if let Event::Finished { stage, .. } | Event::Failed { stage, .. } | Event::Cached { stage } = event
@@ -75,6 +88,13 @@ impl Reporter for Plain {
                 last.insert(stage.clone(), Instant::now());
                 let loss = loss.map_or(String::new(), |loss| format!(", loss {loss:.4}"));
                 Some(format!("at work  {stage}: {done} of {total}{loss}"))
+            }
+            Event::Waiting { stage, .. } => {
+                if last.get(stage).is_some_and(|at| at.elapsed() < HEARTBEAT) {
+                    return;
+                }
+                last.insert(stage.clone(), Instant::now());
+                line(event)
             }
             _ => line(event),
         };

@@ -22,15 +22,15 @@ const FLOORS: &[&[&str]] = &[
 ];
 
 const HOMES: &[(&str, &[&str])] = &[
-    ("petgraph", &["plan.rs", "execute.rs", "cli/"]),
+    ("petgraph", &["plan.rs", "execute", "cli/"]),
     ("indicatif", &["terminal.rs"]),
     ("signal_hook", &["cli/run.rs"]),
     ("crate::kernels", &["nn/", "kernels/"]),
     ("safetensors::", &["store/codec.rs", "stage/checkpoint.rs"]),
     ("toml::", &["recipe/node.rs", "nn/arch.rs"]),
     ("cfg(feature", &["kernels/"]),
-    ("SystemTime", &["store/claim.rs"]),
-    ("Instant", &["execute.rs", "terminal.rs"]),
+    ("SystemTime", &["store/"]),
+    ("Instant", &["execute", "store/claim.rs", "terminal.rs"]),
 ];
 
 fn sources(folder: &Path, all: &mut Vec<PathBuf>) {

@@ -2,6 +2,7 @@
 
 mod support {
     pub mod golden;
+    pub mod place;
 }
 mod architecture;
 mod journey;
@@ -12,3 +13,4 @@ mod metrics;
 mod network;
 mod numerics;
 mod optimisers;
+mod store;

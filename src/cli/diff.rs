@@ -152,7 +152,7 @@ fn tables(recipe: &str, plan: &Plan, store: &Store) -> Result<Vec<Value>> {
         if store.status(&step.fingerprint).is_none() {
             continue;
         }
-        let Artifact::Table(table) = store.load(&step.fingerprint)? else { continue };
+        let Artifact::Table(table) = store.load(&step.fingerprint, None)? else { continue };
         let empty = Vec::new();
         let list = |key: &str| table[key].as_array().unwrap_or(&empty).clone();
         let groups = list("groups");

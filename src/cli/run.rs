@@ -9,9 +9,11 @@ use std::time::Duration;
 
 use candle_core::Device;
 use petgraph::graph::NodeIndex;
+use serde_json::{Value, json};
 
-use super::tables::show;
+use super::tables::{print, show};
 use super::{Common, planned, say};
+use crate::artifact::Artifact;
 use crate::error::{Error, Result, plural};
 use crate::event::{Quiet, Reporter};
 use crate::execute::{self, Options};
@@ -32,6 +34,7 @@ pub(super) struct How {
 }
 
 pub(super) fn run(path: &Path, names: &[String], common: &Common, how: &How) -> Result<u8> {
+    let begun = jiff::Timestamp::now();
     let (recipe, plan, store) = planned(path, common)?;
     let targets = plan.targets(names)?;
     let mut forced: BTreeSet<NodeIndex> = BTreeSet::new();
@@ -71,6 +74,11 @@ pub(super) fn run(path: &Path, names: &[String], common: &Common, how: &How) -> 
     for &node in targets.iter().filter(|&&node| plan.step(node).makes == Kind::Table) {
         shown |= show(&plan, node, &store, Format::Text, common.json)?;
     }
+    for (node, artifact) in &summary.partial {
+        if let Artifact::Table(table) = artifact {
+            print(&plan, *node, table, &store, Format::Text, common.json);
+        }
+    }
     if !common.json && summary.ran.is_empty() && summary.failed.is_empty() && !summary.interrupted {
         say(&format!("nothing to run: {} cached", plural(summary.cached, "stage")));
     } else if !common.json && shown {
@@ -80,12 +88,21 @@ pub(super) fn run(path: &Path, names: &[String], common: &Common, how: &How) -> 
     if signal != 0 {
         let _ = writeln!(std::io::stderr(), "stopped; `recant run {}` goes on from here", path.display());
     }
-    Ok(match signal {
+    let code = match signal {
         0 if summary.locked => 4,
         0 => u8::from(!summary.failed.is_empty()),
         signal if signal == signal_hook::consts::SIGUSR1 as usize => 75,
         signal => 128 + signal as u8,
-    })
+    };
+    if !summary.ran.is_empty() || !summary.failed.is_empty() || summary.interrupted {
+        let failed: Vec<Value> =
+            summary.failed.iter().map(|(stage, error)| json!({ "stage": stage, "error": error })).collect();
+        let seconds = begun.until(jiff::Timestamp::now()).ok().and_then(|span| span.total(jiff::Unit::Second).ok());
+        store.log(&json!({ "begun": begun.to_string(), "seconds": seconds, "name": recipe.name,
+            "recipe": path.display().to_string(), "ran": summary.ran, "cached": summary.cached, "failed": failed,
+            "skipped": summary.skipped, "exit": code, "version": env!("CARGO_PKG_VERSION") }))?;
+    }
+    Ok(code)
 }
 
 /// What to try next: another seed, or, where the recipe has several, the table for a paper.

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use petgraph::graph::NodeIndex;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Common, planned, say};
 use crate::artifact::Artifact;
@@ -19,15 +19,20 @@ pub(super) fn show(plan: &Plan, node: NodeIndex, store: &Store, format: Format, 
     if store.status(&step.fingerprint).is_none() {
         return Ok(false);
     }
-    let Artifact::Table(table) = store.load(&step.fingerprint)? else { return Ok(false) };
+    let Artifact::Table(table) = store.load(&step.fingerprint, None)? else { return Ok(false) };
+    print(plan, node, &table, store, format, json);
+    Ok(true)
+}
+
+/// Prints a table, kept or not.
+pub(super) fn print(plan: &Plan, node: NodeIndex, table: &Value, store: &Store, format: Format, json: bool) {
     let seconds =
         |name: &str| -> Option<f64> { store.status(&plan.named(name)?.fingerprint).map(|manifest| manifest.seconds) };
     if json {
-        say(&json!({ "event": "table", "stage": step.name, "table": *table }).to_string());
+        say(&json!({ "event": "table", "stage": plan.step(node).name, "table": table }).to_string());
     } else {
-        say(&report::render(&table, &seconds, format));
+        say(&report::render(table, &seconds, format));
     }
-    Ok(true)
 }
 
 pub(super) fn tables(path: &Path, format: Format, common: &Common) -> Result<u8> {

@@ -69,7 +69,9 @@ impl Stage for Compare {
     fn run(&self, inputs: &Inputs, _: &Context) -> Result<Artifact> {
         let first = self.measured.first().ok_or_else(|| Error::invalid("`models` names no model"))?;
         self.check_axes()?;
-        let (oracle, about) = numbers(inputs, &first.reference)?;
+        let measured = self.measured.iter().map(|row| row.reference.as_str());
+        let there = measured.into_iter().find(|name| inputs.by_role.contains_key(&role(name)));
+        let (oracle, about) = numbers(inputs, there.unwrap_or(&first.reference))?;
         let known = |name: &String| oracle.iter().any(|number| number.name == *name);
         if let Some(missing) = self.gap.iter().find(|name| !known(name)) {
             let names: Vec<&str> = oracle.iter().map(|number| number.name.as_str()).collect();
@@ -83,6 +85,11 @@ impl Stage for Compare {
         let columns: Vec<Value> = oracle.iter().map(column).collect();
         let (mut rows, mut notes) = (Vec::<Row>::new(), Vec::<Value>::new());
         for measured in &self.measured {
+            let (mine, theirs) = (role(&measured.name), role(&measured.reference));
+            if [mine, theirs].iter().any(|role| !inputs.by_role.contains_key(role)) {
+                rows.push(measured.failed(oracle.len()));
+                continue;
+            }
             let (found, scores) = numbers(inputs, &measured.name)?;
             let (against, _) = numbers(inputs, &measured.reference)?;
             let value = |numbers: &[Number], wanted: &str| {
@@ -101,8 +108,9 @@ impl Stage for Compare {
                 axes: measured.axes.clone(),
                 values,
                 gaps,
-                average_gap: counted.iter().sum::<f64>() / counted.len().max(1) as f64,
+                average_gap: Some(counted.iter().sum::<f64>() / counted.len().max(1) as f64),
                 trained_on: scores.record["trained_on"].clone(),
+                failed: false,
             });
             for note in scores.record["notes"].as_array().into_iter().flatten() {
                 if !notes.contains(note) {
@@ -139,8 +147,30 @@ impl Compare {
     }
 }
 
+impl Measured {
+    /// The row of a model that could not be made or measured.
+    fn failed(&self, columns: usize) -> Row {
+        Row {
+            name: self.name.clone(),
+            base: self.base.clone(),
+            model: self.model.clone(),
+            reference: self.reference.clone(),
+            axes: self.axes.clone(),
+            values: vec![None; columns],
+            gaps: vec![None; columns],
+            average_gap: None,
+            trained_on: Value::Null,
+            failed: true,
+        }
+    }
+}
+
+fn role(name: &str) -> String {
+    format!("scores[{name}]")
+}
+
 fn scores_of<'a>(inputs: &'a Inputs, name: &str) -> Result<&'a Scores> {
-    match inputs.get(&format!("scores[{name}]"))? {
+    match inputs.get(&role(name))? {
         Artifact::Scores(scores) => Ok(scores),
         other => Err(Error::invalid(format!("`{name}` has {}, not scores", other.kind()))),
     }

@@ -3,6 +3,7 @@
 
 pub mod claim;
 pub mod codec;
+pub mod gc;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,14 +12,16 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 use crate::artifact::{Artifact, Encoded};
 use crate::error::{Error, Result};
 use crate::kind::Kind;
 
-const FORMAT: &str = "recant store 1\n";
+const FORMAT: &str = "recant store 2\n";
 const ARTIFACT: &str = "artifact.safetensors";
 const MANIFEST: &str = "manifest.json";
+const RUNS: &str = "runs.jsonl";
 
 /// How an artifact came to be: explains, never decides.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -39,6 +42,32 @@ pub struct Manifest {
     pub version: String,
     pub finished: String,
     pub notes: Vec<String>,
+}
+
+/// A manifest as it lies on disk: the digest covers the very bytes of the rest.
+#[derive(Serialize, Deserialize)]
+struct Sealed<'a> {
+    #[serde(borrow)]
+    manifest: &'a RawValue,
+    seal: String,
+}
+
+impl Manifest {
+    fn to_bytes(&self) -> Result<Vec<u8>> {
+        let wrong = |error: serde_json::Error| Error::invalid(error.to_string());
+        let text = serde_json::to_string_pretty(self).map_err(wrong)?;
+        let seal = blake3::hash(text.as_bytes()).to_hex().to_string();
+        let manifest: &RawValue = serde_json::from_str(&text).map_err(wrong)?;
+        serde_json::to_vec(&Sealed { manifest, seal }).map_err(wrong)
+    }
+
+    /// None where any byte is not what was written.
+    fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let sealed: Sealed = serde_json::from_slice(bytes).ok()?;
+        let text = sealed.manifest.get();
+        let sound = blake3::hash(text.as_bytes()).to_hex().as_str() == sealed.seal;
+        if sound { serde_json::from_str(text).ok() } else { None }
+    }
 }
 
 #[derive(Debug)]
@@ -62,7 +91,13 @@ impl Store {
             Ok(text) if text == FORMAT => {}
             Ok(text) => {
                 let found = text.trim().to_owned();
-                return Err(Error::Damaged { path: root, why: format!("its format is `{found}`, this is not ours") });
+                return Err(Error::Damaged {
+                    path: root,
+                    why: format!(
+                        "its format is `{found}`, but this recant keeps `{}`: use another --store",
+                        FORMAT.trim()
+                    ),
+                });
             }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             Err(error) => return Err(Error::io("read", &format)(error)),
@@ -77,7 +112,7 @@ impl Store {
 
     /// Makes the folders; only a run that writes does so.
     pub fn prepare(&self) -> Result<()> {
-        for folder in ["objects", "temp", "partial", "claims", "quarantine"] {
+        for folder in ["objects", "temp", "partial", "claims", "pins", "quarantine"] {
             let path = self.root.join(folder);
             fs::create_dir_all(&path).map_err(Error::io("create", &path))?;
         }
@@ -96,36 +131,37 @@ impl Store {
     #[must_use]
     pub fn status(&self, fingerprint: &str) -> Option<Manifest> {
         let folder = self.folder(fingerprint);
-        let manifest: Manifest = serde_json::from_slice(&fs::read(folder.join(MANIFEST)).ok()?).ok()?;
+        let manifest = Manifest::from_bytes(&fs::read(folder.join(MANIFEST)).ok()?)?;
         let size = fs::metadata(folder.join(ARTIFACT)).ok()?.len();
         (manifest.fingerprint == fingerprint && manifest.bytes == size).then_some(manifest)
     }
 
-    /// Reads an artifact and verifies its digest. What is damaged is put aside, and the error says so.
-    pub fn load(&self, fingerprint: &str) -> Result<Artifact> {
+    /// Reads an artifact and verifies its digest. `carried` is what its kind is read with, by fingerprint: it must be
+    /// what the artifact was made from. What is damaged is put aside, and the error says so.
+    pub fn load(&self, fingerprint: &str, carried: Option<(&str, &Artifact)>) -> Result<Artifact> {
         let path = self.folder(fingerprint).join(ARTIFACT);
+        let damaged = |why: &str| Error::Damaged { path: path.clone(), why: why.to_owned() };
         let read = || -> Result<Artifact> {
-            let damaged = |why: &str| Error::Damaged { path: path.clone(), why: why.to_owned() };
             let manifest = self.status(fingerprint).ok_or_else(|| damaged("its manifest does not fit it"))?;
             let bytes = fs::read(&path).map_err(|error| damaged(&error.to_string()))?;
             if blake3::hash(&bytes).to_hex().as_str() != manifest.digest {
                 return Err(damaged("its contents are not what was written"));
             }
             let kind = manifest.makes.ok_or_else(|| damaged("its manifest says no kind"))?;
-            let carried = match kind.carries() {
-                Some(role) => {
-                    let input = manifest.inputs.get(role).ok_or_else(|| damaged("its manifest lacks an input"))?;
-                    Some(self.load(input)?)
+            if let Some(role) = kind.carries() {
+                let made_from = manifest.inputs.get(role).map(String::as_str);
+                if made_from != carried.map(|(print, _)| print) {
+                    return Err(damaged("it was made from something else"));
                 }
-                None => None,
-            };
-            codec::decode(kind, codec::from_bytes(&bytes, &path)?, carried.as_ref())
+            }
+            codec::decode(kind, codec::from_bytes(&bytes, &path)?, carried.map(|(_, artifact)| artifact))
         };
         let result = read();
-        if let Err(Error::Damaged { path: damaged, .. }) = &result
-            && *damaged == path
-        {
-            self.put_aside(fingerprint);
+        match &result {
+            Err(Error::Damaged { .. }) => self.put_aside(fingerprint),
+            // The time of last use, for collection.
+            Ok(_) => touch(&self.folder(fingerprint).join(MANIFEST)),
+            Err(_) => {}
         }
         result
     }
@@ -135,7 +171,9 @@ impl Store {
         let to = self.root.join("quarantine").join(format!("{fingerprint}-{}", std::process::id()));
         // Where even that fails, the result stays damaged and is found damaged again.
         let _ = fs::remove_dir_all(&to);
-        let _ = fs::rename(self.folder(fingerprint), to);
+        let _ = fs::create_dir_all(self.root.join("quarantine"));
+        let _ = fs::rename(self.folder(fingerprint), &to);
+        touch(&to);
     }
 
     /// Publishes a result. Where another run was first, its result stands.
@@ -146,8 +184,7 @@ impl Store {
         let temp = self.root.join("temp");
         let made = tempfile::Builder::new().prefix("new-").tempdir_in(&temp).map_err(Error::io("create", &temp))?;
         write_synced(&made.path().join(ARTIFACT), &bytes)?;
-        let text = serde_json::to_vec_pretty(&manifest).map_err(|error| Error::invalid(error.to_string()))?;
-        write_synced(&made.path().join(MANIFEST), &text)?;
+        write_synced(&made.path().join(MANIFEST), &manifest.to_bytes()?)?;
         sync_folder(made.path());
         let folder = self.folder(&manifest.fingerprint);
         let parent = folder.parent().unwrap_or(&self.root).to_owned();
@@ -217,7 +254,7 @@ impl Store {
             paths
         };
         let folders = list(&self.root.join("objects")).into_iter().flat_map(|folder| list(&folder));
-        folders.filter_map(|folder| serde_json::from_slice(&fs::read(folder.join(MANIFEST)).ok()?).ok()).collect()
+        folders.filter_map(|folder| Manifest::from_bytes(&fs::read(folder.join(MANIFEST)).ok()?)).collect()
     }
 
     /// Checks the digest of every result; what is damaged is put aside. (number of sound ones, names of damaged ones)
@@ -242,6 +279,21 @@ impl Store {
         (sound, damaged)
     }
 
+    /// Adds a run to the history.
+    pub fn log(&self, run: &Value) -> Result<()> {
+        let path = self.root.join(RUNS);
+        let mut file = fs::File::options().create(true).append(true).open(&path).map_err(Error::io("open", &path))?;
+        // One write a line: runs that end at once do not mix theirs.
+        file.write_all(format!("{run}\n").as_bytes()).map_err(Error::io("write", &path))
+    }
+
+    /// The history, oldest first; a line that a crash tore is left out.
+    #[must_use]
+    pub fn runs(&self) -> Vec<Value> {
+        let text = fs::read_to_string(self.root.join(RUNS)).unwrap_or_default();
+        text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    }
+
     /// The digest of an outside file.
     pub fn digest_of(path: &Path) -> Result<String> {
         let mut hasher = blake3::Hasher::new();
@@ -258,6 +310,13 @@ fn write_synced(path: &Path, bytes: &[u8]) -> Result<()> {
         file.sync_all()
     };
     write().map_err(Error::io("write", path))
+}
+
+fn touch(path: &Path) {
+    // Only collection looks at it.
+    if let Ok(file) = fs::File::open(path) {
+        let _ = file.set_modified(std::time::SystemTime::now());
+    }
 }
 
 fn sync_folder(path: &Path) {

@@ -17,8 +17,10 @@ pub(super) struct Row {
     /// Value less the reference's value.
     pub gaps: Vec<Option<f64>>,
     /// Mean of the absolute gaps that count.
-    pub average_gap: f64,
+    pub average_gap: Option<f64>,
     pub trained_on: Value,
+    /// The model could not be made or measured.
+    pub failed: bool,
 }
 
 /// Mean and spread of n numbers.
@@ -67,7 +69,7 @@ pub(super) fn groups(rows: &[Row], over: &[String], order: &[String]) -> Vec<Val
         }
     }
     let is_reference = |members: &[&Row]| members.iter().all(|row| row.name == row.reference);
-    let gap = |members: &[&Row]| spread(&members.iter().map(|row| row.average_gap).collect::<Vec<_>>());
+    let gap = |members: &[&Row]| spread(&members.iter().filter_map(|row| row.average_gap).collect::<Vec<_>>());
     let mean_gap = |members: &[&Row]| gap(members).map_or(f64::INFINITY, |spread| spread.mean);
     let best = groups.iter().filter(|(.., members)| !is_reference(members));
     let best = best.min_by(|(.., a), (.., b)| mean_gap(a).total_cmp(&mean_gap(b))).map(|(.., members)| members.clone());
@@ -76,8 +78,8 @@ pub(super) fn groups(rows: &[Row], over: &[String], order: &[String]) -> Vec<Val
         let (mut mine, mut theirs) = (Vec::new(), Vec::new());
         for row in members {
             let pair = best.iter().flatten().find(|other| place(other) == place(row))?;
-            mine.push(row.average_gap);
-            theirs.push(pair.average_gap);
+            mine.push(row.average_gap?);
+            theirs.push(pair.average_gap?);
         }
         paired(&mine, &theirs)
     };
@@ -89,7 +91,8 @@ pub(super) fn groups(rows: &[Row], over: &[String], order: &[String]) -> Vec<Val
         let gaps: Vec<_> = (0..columns).map(|c| column(&|row: &Row| row.gaps[c])).collect();
         let is_best =
             best.as_ref().is_some_and(|best| best.first().map(|row| &row.name) == members.first().map(|row| &row.name));
-        json!({ "name": name(base, axes, order), "base": base, "axes": axes, "n": members.len(), "values": values,
+        json!({ "name": name(base, axes, order), "base": base, "axes": axes, "n": members.iter().filter(|row| !row.failed).count(),
+            "failed": members.iter().filter(|row| row.failed).count(), "values": values,
             "gaps": gaps, "average_gap": gap(members), "is_reference": is_reference(members), "is_best": is_best,
             "p_against_best": if is_best || is_reference(members) { None } else { against_best(members) },
             "models": members.iter().map(|row| &row.model).collect::<Vec<_>>() })

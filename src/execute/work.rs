@@ -1,0 +1,191 @@
+//! One stage at work: its inputs, its desk, its result.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use petgraph::graph::NodeIndex;
+
+use super::Options;
+use crate::artifact::{Artifact, Encoded};
+use crate::error::{Error, Result};
+use crate::event::Event;
+use crate::plan::{Plan, Step};
+use crate::stage::{Context, Desk, Inputs, Progress};
+use crate::store::claim::Claim;
+use crate::store::{Manifest, Store};
+
+/// Between two words to those who wait for this stage.
+const TELL: Duration = Duration::from_secs(2);
+
+pub(super) enum Outcome {
+    Ran(f64),
+    Cached,
+    /// Made without the inputs that failed: not kept.
+    Partial(Artifact),
+}
+
+/// One claimed stage: inputs, work, result. `without` are inputs that failed.
+pub(super) fn work(
+    plan: &Plan,
+    node: NodeIndex,
+    force: bool,
+    without: &BTreeSet<NodeIndex>,
+    store: &Store,
+    options: &Options,
+    claim: &Claim,
+) -> Result<Outcome> {
+    let step = plan.step(node);
+    let fingerprint = step.fingerprint.as_str();
+    if force {
+        store.put_aside(fingerprint);
+    } else if store.status(fingerprint).is_some() {
+        return Ok(Outcome::Cached);
+    }
+    let mut inputs = Inputs::default();
+    let mut prints = BTreeMap::new();
+    let mut read = BTreeMap::new();
+    for (role, input) in plan.inputs(node).filter(|(_, input)| !without.contains(input)) {
+        inputs.by_role.insert(role.to_owned(), load(plan, input, store, &mut read)?);
+        prints.insert(role.to_owned(), plan.step(input).fingerprint.clone());
+    }
+    let checkpoint = store.checkpoint(fingerprint);
+    let resumed_at = checkpoint.as_ref().and_then(|saved| saved.record["step"].as_u64());
+    let before = checkpoint.as_ref().and_then(|saved| saved.record["seconds"].as_f64()).unwrap_or(0.0);
+    options.reporter.event(&Event::Started { stage: step.name.clone(), resumed_at });
+    let begun = Instant::now();
+    let every = &step.run["checkpoint_every"];
+    let seconds = every.as_f64().or(every["seconds"].as_f64()).and_then(|s| Duration::try_from_secs_f64(s).ok());
+    let counted = !every["steps"].is_null() || !every["epochs"].is_null();
+    let desk = StageDesk {
+        step,
+        store,
+        options,
+        claim,
+        checkpoint,
+        before,
+        begun,
+        saved: Mutex::new(begun),
+        told: Mutex::new(None),
+        notes: Mutex::default(),
+        every: if counted { None } else { seconds.or(Some(options.checkpoint_every)) },
+        timeout: step.run["timeout"].as_f64().and_then(|s| Duration::try_from_secs_f64(s).ok()),
+        late: AtomicBool::new(false),
+    };
+    let stage = (step.kind.make)(&step.settings)?;
+    let context = Context { device: &options.device, files: step.files.clone(), desk: &desk };
+    let artifact = match stage.run(&inputs, &context) {
+        Err(Error::Interrupted) if desk.late.load(Ordering::Relaxed) => {
+            let limit = &step.run["timeout"];
+            return Err(Error::invalid(format!(
+                "stopped after {limit} s, its `timeout`; its state is saved, and the next run goes on from there"
+            )));
+        }
+        other => other?,
+    };
+    if artifact.kind() != step.makes {
+        return Err(Error::invalid(format!("the stage made {} in place of {}", artifact.kind(), step.makes)));
+    }
+    if !without.is_empty() {
+        return Ok(Outcome::Partial(artifact));
+    }
+    let seconds = before + begun.elapsed().as_secs_f64();
+    let manifest = Manifest {
+        fingerprint: fingerprint.to_owned(),
+        stage: step.name.clone(),
+        kind: step.kind.name.to_owned(),
+        makes: Some(step.makes),
+        fields: step.fields.clone(),
+        inputs: prints,
+        seconds,
+        device: if options.device.is_cuda() { "cuda".to_owned() } else { "cpu".to_owned() },
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        finished: jiff::Timestamp::now().to_string(),
+        notes: desk.notes.into_inner().unwrap_or_default(),
+        ..Manifest::default()
+    };
+    store.save(&artifact, manifest)?;
+    Ok(Outcome::Ran(seconds))
+}
+
+/// A result with what it is read with, each read once.
+fn load(plan: &Plan, node: NodeIndex, store: &Store, read: &mut BTreeMap<NodeIndex, Artifact>) -> Result<Artifact> {
+    if let Some(known) = read.get(&node) {
+        return Ok(known.clone());
+    }
+    let carried = match plan.carried(node) {
+        Some(carried) => Some((carried, load(plan, carried, store, read)?)),
+        None => None,
+    };
+    let with = carried.as_ref().map(|(node, artifact)| (plan.step(*node).fingerprint.as_str(), artifact));
+    let artifact = store.load(&plan.step(node).fingerprint, with)?;
+    read.insert(node, artifact.clone());
+    Ok(artifact)
+}
+
+struct StageDesk<'a> {
+    step: &'a Step,
+    store: &'a Store,
+    options: &'a Options<'a>,
+    claim: &'a Claim,
+    checkpoint: Option<Encoded>,
+    /// Seconds that earlier, interrupted attempts took.
+    before: f64,
+    begun: Instant,
+    saved: Mutex<Instant>,
+    told: Mutex<Option<Instant>>,
+    notes: Mutex<Vec<String>>,
+    /// Between checkpoints; none where steps or epochs count.
+    every: Option<Duration>,
+    timeout: Option<Duration>,
+    late: AtomicBool,
+}
+
+impl Desk for StageDesk<'_> {
+    fn progress(&self, at: Progress) {
+        let Progress { done, total, loss, images } = at;
+        if let Ok(mut told) = self.told.lock()
+            && told.is_none_or(|at| at.elapsed() > TELL)
+        {
+            *told = Some(Instant::now());
+            self.claim.tell(done, total);
+        }
+        self.options.reporter.event(&Event::Progress { stage: self.step.name.clone(), done, total, loss, images });
+    }
+
+    fn note(&self, note: &str) {
+        if let Ok(mut notes) = self.notes.lock() {
+            notes.push(note.to_owned());
+        }
+    }
+
+    fn stop(&self) -> bool {
+        let late = self.timeout.is_some_and(|timeout| self.begun.elapsed() > timeout);
+        self.late.fetch_or(late, Ordering::Relaxed);
+        late || self.options.stop.load(Ordering::Relaxed) != 0
+    }
+
+    fn due(&self, steps: usize, epochs: usize) -> bool {
+        let counted = &self.step.run["checkpoint_every"];
+        let reached = |key: &str, count: usize| counted[key].as_u64().is_some_and(|limit| count as u64 >= limit);
+        let timed = self.every.is_some_and(|every| self.saved.lock().is_ok_and(|saved| saved.elapsed() >= every));
+        timed || reached("steps", steps) || reached("epochs", epochs)
+    }
+
+    fn restore(&self) -> Result<Option<Encoded>> {
+        Ok(self.checkpoint.clone())
+    }
+
+    fn save(&self, checkpoint: &Encoded) -> Result<()> {
+        let mut checkpoint = checkpoint.clone();
+        if let Some(record) = checkpoint.record.as_object_mut() {
+            record.insert("seconds".to_owned(), (self.before + self.begun.elapsed().as_secs_f64()).into());
+        }
+        self.store.save_checkpoint(&self.step.fingerprint, &checkpoint)?;
+        if let Ok(mut saved) = self.saved.lock() {
+            *saved = Instant::now();
+        }
+        Ok(())
+    }
+}
