@@ -6,6 +6,7 @@
 //! device and threads leave no trace.
 
 mod collected;
+mod origin;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -134,6 +135,10 @@ impl Plan {
             }
             by_print.insert(fingerprint, step);
             placed.insert(node, step);
+        }
+        let mistakes = origin::mistakes(&plan);
+        if !mistakes.is_empty() {
+            return Err(Error::Mistakes(mistakes));
         }
         let order = plan.node_indices().collect();
         Ok(Self { graph: plan, order })

@@ -22,7 +22,7 @@ const FLOORS: &[&[&str]] = &[
 ];
 
 const HOMES: &[(&str, &[&str])] = &[
-    ("petgraph", &["plan.rs", "execute", "cli/"]),
+    ("petgraph", &["plan", "execute", "cli/"]),
     ("indicatif", &["terminal.rs"]),
     ("signal_hook", &["cli/run.rs"]),
     ("crate::kernels", &["nn/", "kernels/"]),

@@ -13,4 +13,6 @@ mod metrics;
 mod network;
 mod numerics;
 mod optimisers;
+mod outcomes;
 mod store;
+mod transforms;

@@ -245,3 +245,25 @@ fn inner_defaults_leave_no_trace() {
     assert_eq!(print(&said), print(&more));
     assert_ne!(print(BASE), print(&said.replace("0.9", "0.5")));
 }
+
+#[test]
+fn a_model_that_meets_a_split_it_was_not_trained_for_is_a_mistake_of_the_plan() {
+    let wrong = |text: &str| {
+        let recipe = read(text, &[]).unwrap();
+        match Plan::new(&recipe, &evaluate::KIND, &std::collections::BTreeMap::new()) {
+            Err(Error::Mistakes(mistakes)) => mistakes.iter().map(|m| m.what.clone()).collect::<Vec<_>>().join("\n"),
+            other => panic!("{other:?}"),
+        }
+    };
+    let plain = BASE.replace("\"${matrix.seed}\"", "0").replace("seed = [0, 1]\n", "");
+    // The oracle of another split.
+    let other = plain.replace("data = \"split\"\non = \"retain\"", "data = \"other\"\non = \"retain\"")
+        + "\n[stages.other]\nkind = \"split\"\ndata = \"images\"\nforget = { count = 7 }\n";
+    assert!(wrong(&other).contains("`retrained` was trained on `other`, but meets the split `split`"));
+    // An original of other images.
+    let other = plain.replace("kind = \"train\"\ndata = \"images\"", "kind = \"train\"\ndata = \"more\"")
+        + "\n[stages.more]\nkind = \"dataset\"\nsource = \"digits\"\nvalidation = 0.1\n";
+    let found = wrong(&other);
+    assert!(found.contains("`original` was trained on `more`, but meets the split `split`"), "{found}");
+    assert!(found.contains("`forgotten[method=neggrad]` was trained on `more`"), "through the method: {found}");
+}

@@ -39,6 +39,7 @@ pub(super) fn help(name: &str) -> Result<u8> {
         crate::nn::arch::entries(),
         crate::nn::optim::entries(),
         crate::nn::schedule::entries(),
+        crate::nn::transform::entries(),
     ];
     if let Some(entry) = entries.into_iter().flatten().find(|entry| entry.name == name) {
         say(&format!("{name}: {}", entry.about));

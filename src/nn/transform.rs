@@ -1,46 +1,97 @@
 //! From resident bytes to the normalised batches that networks see, with the usual augmentations of training. What is
 //! drawn for an image depends on the stream and on the image's index alone.
 
+use std::ops::Range;
+
 use candle_core::{Device, Tensor};
 use rayon::prelude::*;
+use serde_json::Value;
 
 use crate::data::{Images, Part};
 use crate::error::{Error, Result};
 use crate::rng::Rng;
-use crate::settings::{Field, Type};
+use crate::settings::{Entry, Field, NATURAL, Type};
 
-/// Zero padding on each side before a crop.
-const PADDING: i64 = 4;
 /// Words of the stream that belong to one image.
 const DRAWS: u64 = 8;
+
+const CUTOUT: Field = Field::or(
+    "cutout",
+    NATURAL,
+    "0",
+    "side, in pixels, of a square set to the mean; its middle is drawn, what lies outside is cut off",
+);
+const PADDING: Field = Field::or("padding", NATURAL, "4", "black pixels added on each side before the crop");
+
+const fn entry(name: &'static str, about: &'static str, fields: &'static [Field]) -> Entry {
+    let paper = "Cutout: DeVries and Taylor, 2017, https://arxiv.org/abs/1708.04552";
+    Entry { name, about, paper, version: 1, fields }
+}
+
+static NONE: Entry = entry("none", "training images as they are", &[CUTOUT]);
+static FLIP: Entry = entry("flip", "half of the training images mirrored sideways", &[CUTOUT]);
+static CROP: Entry = entry("crop", "training images padded and cropped", &[PADDING, CUTOUT]);
+static CROP_FLIP: Entry = entry("crop_flip", "training images padded, cropped and mirrored", &[PADDING, CUTOUT]);
+
+#[must_use]
+pub fn entries() -> Vec<&'static Entry> {
+    vec![&NONE, &FLIP, &CROP, &CROP_FLIP]
+}
 
 /// A recipe's `transform`.
 pub const FIELD: Field = Field::or(
     "transform",
-    Type::Choice(&["none", "flip", "crop", "crop_flip"]),
+    Type::Named { noun: "transform", entries },
     "\"none\"",
-    "changes of training images: crop is of the image padded by 4, flip is sideways",
+    "changes of training images, drawn anew each epoch",
 );
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Transform {
-    crop: bool,
+    /// Padding before a random crop; none for no crop.
+    crop: Option<u32>,
     flip: bool,
+    /// Side of the square cut out; 0 for none.
+    cutout: u32,
 }
 
 impl Transform {
-    pub fn new(name: &str) -> Result<Self> {
-        match name {
-            "none" => Ok(Self::default()),
-            "flip" => Ok(Self { crop: false, flip: true }),
-            "crop" => Ok(Self { crop: true, flip: false }),
-            "crop_flip" => Ok(Self { crop: true, flip: true }),
-            other => Err(Error::invalid(format!("unknown transform `{other}`"))),
+    /// From checked settings: `{ "name": "crop_flip", "padding": 4, "cutout": 0 }`.
+    pub fn new(settings: &Value) -> Result<Self> {
+        let number = |key: &str| {
+            let number = settings[key].as_u64().unwrap_or(0);
+            u32::try_from(number).map_err(|_| Error::invalid(format!("`transform.{key}` is {number}, too large")))
+        };
+        let (crop, flip) = match settings["name"].as_str().unwrap_or_default() {
+            "none" => (None, false),
+            "flip" => (None, true),
+            "crop" => (Some(number("padding")?), false),
+            "crop_flip" => (Some(number("padding")?), true),
+            other => return Err(Error::invalid(format!("unknown transform `{other}`"))),
+        };
+        Ok(Self { crop, flip, cutout: number("cutout")? })
+    }
+
+    /// The square that an image loses: rows and columns, inside the image.
+    fn hole(self, index: u32, height: usize, width: usize, rng: &Rng) -> (Range<usize>, Range<usize>) {
+        if self.cutout == 0 {
+            return (0..0, 0..0);
         }
+        // A stream of its own: the crop of an image is the same with and without cutout.
+        let mut draws = rng.fork("cutout");
+        draws.seek(u64::from(index) * DRAWS);
+        let side = self.cutout as usize;
+        let mut along = |size: usize| {
+            let middle = draws.below(size as u64) as usize;
+            let start = middle as i64 - side as i64 / 2;
+            start.max(0) as usize..((start + side as i64).max(0) as usize).min(size)
+        };
+        (along(height), along(width))
     }
 }
 
-/// Images [B, C, H, W] in f32, (pixel / 255 - mean) / std after the transform; padding is black before that.
+/// Images [B, C, H, W] in f32, (pixel / 255 - mean) / std after the transform; padding is black before that, what is cut
+/// out is 0 after it.
 pub fn batch(images: &Images, part: &Part, indices: &[u32], transform: Transform, rng: &Rng) -> Result<Tensor> {
     let [channels, height, width] = images.size;
     let length = images.image_len();
@@ -53,10 +104,11 @@ pub fn batch(images: &Images, part: &Part, indices: &[u32], transform: Transform
         let pixels = &part.pixels[index as usize * length..][..length];
         let mut draws = rng.clone();
         draws.seek(u64::from(index) * DRAWS);
-        let side = 2 * PADDING as u64 + 1;
-        let mut shift = || if transform.crop { draws.below(side) as i64 - PADDING } else { 0 };
+        let mut shift =
+            || transform.crop.map_or(0, |padding| draws.below(2 * u64::from(padding) + 1) as i64 - i64::from(padding));
         let (down, right) = (shift(), shift());
         let flip = transform.flip && draws.chance(0.5);
+        let (rows, columns) = transform.hole(index, height, width, rng);
         for c in 0..channels {
             for y in 0..height {
                 for x in 0..width {
@@ -65,7 +117,9 @@ pub fn batch(images: &Images, part: &Part, indices: &[u32], transform: Transform
                     let inside = (0..height as i64).contains(&row) && (0..width as i64).contains(&column);
                     let at = (row * width as i64 + column) as usize * channels + c;
                     let pixel = if inside { f32::from(pixels[at]) / 255.0 } else { 0.0 };
-                    out[(c * height + y) * width + x] = (pixel - images.mean[c]) / images.std[c];
+                    let cut = rows.contains(&y) && columns.contains(&x);
+                    let value = (pixel - images.mean[c]) / images.std[c];
+                    out[(c * height + y) * width + x] = if cut { 0.0 } else { value };
                 }
             }
         }

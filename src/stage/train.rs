@@ -55,7 +55,7 @@ struct Setting {
     arch: Value,
     epochs: usize,
     batch: usize,
-    transform: String,
+    transform: Value,
     seed: u64,
 }
 

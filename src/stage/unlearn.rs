@@ -1,6 +1,7 @@
 //! `unlearn`: a method makes a copy of a model forget.
 
 use serde::Deserialize;
+use serde_json::Value;
 
 use super::train::BATCH;
 use super::{Choice, Context, Inputs, Makes, Stage, StageKind};
@@ -40,7 +41,7 @@ pub const KIND: StageKind = StageKind {
 #[derive(Debug, Deserialize)]
 struct Setting {
     batch: usize,
-    transform: String,
+    transform: Value,
     seed: u64,
 }
 

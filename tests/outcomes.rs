@@ -1,0 +1,101 @@
+//! What every kind of stage makes of a tiny recipe: a changed result without a raised version fails here. Bytes where no
+//! arithmetic of the machine is in them, sums and lengths where the last digits follow the vector width.
+
+use std::collections::BTreeMap;
+
+use candle_core::{DType, Device, Tensor};
+use recant::stage::STAGES;
+
+use crate::support::place::{Place, SMALL, good, objects};
+
+/// Kind with version, stage, and what it made.
+const OUTCOMES: &[(&str, &str, &str)] = &[
+    ("checkpoint 1", "loaded", "1210 values, sum 1.640, length 9.475"),
+    ("compare 2", "table", "\"retrained\" 0.00 \"original\" 2.25 \"unlearned\" 2.97"),
+    ("dataset 1", "images", "20031b2adbf04855"),
+    ("evaluate 1", "evaluate(original, split)", "17970 values, sum -3116.947, length 808.386"),
+    ("evaluate 1", "evaluate(retrained, split)", "17970 values, sum -3847.844, length 921.229"),
+    ("evaluate 1", "evaluate(unlearned, split)", "17970 values, sum -3678.361, length 820.062"),
+    ("split 1", "split", "e09088a5f79b6705"),
+    ("train 1", "original", "1210 values, sum 1.640, length 9.475"),
+    ("train 1", "retrained", "1210 values, sum 1.181, length 9.186"),
+    ("unlearn 1", "unlearned", "1210 values, sum 1.634, length 9.489"),
+];
+
+fn outcome(kind: &str, path: &std::path::Path) -> String {
+    let file = path.join("artifact.safetensors");
+    if kind.starts_with("dataset") || kind.starts_with("split") {
+        return blake3::hash(&std::fs::read(file).unwrap()).to_hex()[..16].to_owned();
+    }
+    let tensors: BTreeMap<String, Tensor> =
+        candle_core::safetensors::load(file, &Device::Cpu).unwrap().into_iter().collect();
+    if tensors.is_empty() {
+        // A table has a record alone.
+        let bytes = std::fs::read(path.join("artifact.safetensors")).unwrap();
+        let header: serde_json::Value = serde_json::from_slice(&bytes[8..]).unwrap();
+        let record = header["__metadata__"].as_object().unwrap().values().next().unwrap().as_str().unwrap();
+        let table: serde_json::Value = serde_json::from_str(record).unwrap();
+        let gap = |row: &serde_json::Value| format!("{} {:.2}", row["name"], row["average_gap"].as_f64().unwrap());
+        return table["rows"].as_array().unwrap().iter().map(gap).collect::<Vec<_>>().join(" ");
+    }
+    let values: Vec<f32> = tensors
+        .values()
+        .flat_map(|tensor| tensor.to_dtype(DType::F32).unwrap().flatten_all().unwrap().to_vec1().unwrap())
+        .collect();
+    let sum: f64 = values.iter().map(|&value| f64::from(value)).sum();
+    let length = values.iter().map(|&value| f64::from(value).powi(2)).sum::<f64>().sqrt();
+    format!("{} values, sum {sum:.3}, length {length:.3}", values.len())
+}
+
+#[test]
+fn a_changed_result_needs_a_raised_version_of_its_kind() {
+    let place = Place::new(SMALL);
+    good(place.run(&["run", "r.toml"]));
+    // A checkpoint of what was just trained.
+    let of = |stage: &str| {
+        let words = format!("\"stage\": \"{stage}\"");
+        let all = objects(place.folder.path());
+        all.into_iter()
+            .find(|path| std::fs::read_to_string(path.join("manifest.json")).unwrap().contains(&words))
+            .unwrap()
+    };
+    std::fs::copy(of("original").join("artifact.safetensors"), place.folder.path().join("m.safetensors")).unwrap();
+    place.write(format!(
+        "{SMALL}\n[stages.loaded]\nkind = \"checkpoint\"\npath = \"m.safetensors\"\ntrained_on = \"images\"\n\
+         arch = {{ name = \"mlp\", hidden = [16] }}\n"
+    ));
+    good(place.run(&["run", "r.toml", "loaded"]));
+    let mut found: Vec<(String, String, String)> = objects(place.folder.path())
+        .iter()
+        .map(|path| {
+            let text = std::fs::read_to_string(path.join("manifest.json")).unwrap();
+            let manifest: serde_json::Value = serde_json::from_str(&text).unwrap();
+            let manifest = &manifest["manifest"];
+            let kind = manifest["fields"]["kind"].as_str().unwrap().to_owned();
+            (kind.clone(), manifest["stage"].as_str().unwrap().to_owned(), outcome(&kind, path))
+        })
+        .collect();
+    found.sort();
+    for kind in STAGES {
+        assert!(
+            found.iter().any(|(known, ..)| known.starts_with(&format!("{} ", kind.name))),
+            "{} is not here",
+            kind.name
+        );
+    }
+    let shown: Vec<String> = found.iter().map(|all| format!("    {all:?},")).collect();
+    let same = found.len() == OUTCOMES.len()
+        && found.iter().zip(OUTCOMES).all(|(a, b)| a.0 == b.0 && a.1 == b.1 && near(&a.2, b.2));
+    assert!(same, "the outcomes are now:\n{}", shown.join("\n"));
+}
+
+/// Equal but for the last digits of numbers.
+fn near(a: &str, b: &str) -> bool {
+    let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    let number = |word: &str| word.trim_end_matches(',').parse::<f64>().ok();
+    let close = |(a, b): (&String, &String)| match (number(a), number(b)) {
+        (Some(a), Some(b)) => (a - b).abs() <= 2e-3 * (1.0 + b.abs()),
+        _ => a == b,
+    };
+    words(a).len() == words(b).len() && words(a).iter().zip(&words(b)).all(close)
+}
