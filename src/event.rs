@@ -37,6 +37,10 @@ pub enum Event {
         stage: String,
         error: String,
     },
+    /// Asked to stop; a training stage has saved its state.
+    Stopped {
+        stage: String,
+    },
     /// Not run because of another stage.
     Skipped {
         stage: String,

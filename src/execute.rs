@@ -249,7 +249,10 @@ impl Run<'_> {
                         unfinished.remove(&node);
                         options.reporter.event(&Event::Cached { stage });
                     }
-                    Err(Error::Interrupted) => self.summary.interrupted = true,
+                    Err(Error::Interrupted) => {
+                        self.summary.interrupted = true;
+                        options.reporter.event(&Event::Stopped { stage });
+                    }
                     Err(Error::Damaged { path, why }) if !known.contains(&path) => {
                         let error = Error::Damaged { path: path.clone(), why };
                         damaged.push(path);

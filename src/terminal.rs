@@ -5,7 +5,7 @@ use std::io::Write;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use indicatif::{FormattedDuration, MultiProgress, ProgressBar, ProgressStyle};
 
 use crate::event::{Event, Reporter};
 
@@ -13,7 +13,22 @@ use crate::event::{Event, Reporter};
 #[derive(Debug, Default)]
 pub struct Bars {
     all: MultiProgress,
-    running: Mutex<BTreeMap<String, (ProgressBar, Instant)>>,
+    running: Mutex<BTreeMap<String, Running>>,
+}
+
+#[derive(Debug)]
+struct Running {
+    bar: ProgressBar,
+    since: Instant,
+    /// Where this attempt began: what an earlier one did says nothing about its speed.
+    from: Option<usize>,
+}
+
+impl Running {
+    fn new(bar: ProgressBar) -> Self {
+        bar.enable_steady_tick(Duration::from_millis(200));
+        Self { bar, since: Instant::now(), from: None }
+    }
 }
 
 impl Reporter for Bars {
@@ -21,39 +36,44 @@ impl Reporter for Bars {
         let Ok(mut running) = self.running.lock() else { return };
         match event {
             Event::Started { stage, .. } => {
-                let style = "{spinner} {prefix} {wide_bar} {pos}/{len} {msg} eta {eta}";
+                let style = "{spinner} {prefix} {wide_bar} {pos}/{len} {msg}";
                 let style = ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar());
-                if let Some((waiting, _)) = running.remove(stage) {
-                    waiting.finish_and_clear();
+                if let Some(waiting) = running.remove(stage) {
+                    waiting.bar.finish_and_clear();
                 }
                 let bar = self.all.add(ProgressBar::new(0).with_style(style).with_prefix(stage.clone()));
-                bar.enable_steady_tick(Duration::from_millis(200));
-                running.insert(stage.clone(), (bar, Instant::now()));
+                running.insert(stage.clone(), Running::new(bar));
             }
             Event::Progress { stage, done, total, loss, images } => {
-                if let Some((bar, since)) = running.get(stage) {
+                if let Some(Running { bar, since, from }) = running.get_mut(stage) {
+                    let from = *from.get_or_insert(*done);
                     bar.set_length(*total as u64);
                     bar.set_position(*done as u64);
-                    let speed = *images as f64 / since.elapsed().as_secs_f64().max(1e-3);
+                    let seconds = since.elapsed().as_secs_f64().max(1e-3);
+                    let speed = *images as f64 / seconds;
                     let loss = loss.map_or(String::new(), |loss| format!("loss {loss:.4} "));
-                    bar.set_message(format!("{loss}{speed:.0} images/s"));
+                    let left = total.saturating_sub(*done) as f64 / done.saturating_sub(from).max(1) as f64 * seconds;
+                    let left = Duration::try_from_secs_f64(left.round()).unwrap_or_default();
+                    let eta = if *done > from { format!(" eta {}", FormattedDuration(left)) } else { String::new() };
+                    bar.set_message(format!("{loss}{speed:.0} images/s{eta}"));
                 }
             }
             Event::Waiting { stage, holder } => {
-                let bar = running.entry(stage.clone()).or_insert_with(|| {
+                let waiting = running.entry(stage.clone()).or_insert_with(|| {
                     let style = ProgressStyle::with_template("{spinner} {prefix} {msg}");
                     let style = style.unwrap_or_else(|_| ProgressStyle::default_spinner());
-                    let bar = self.all.add(ProgressBar::new_spinner().with_style(style).with_prefix(stage.clone()));
-                    bar.enable_steady_tick(Duration::from_millis(200));
-                    (bar, Instant::now())
+                    Running::new(self.all.add(ProgressBar::new_spinner().with_style(style).with_prefix(stage.clone())))
                 });
-                bar.0.set_message(format!("waits for {holder}"));
+                waiting.bar.set_message(format!("waits for {holder}"));
             }
             _ => {
-                if let Event::Finished { stage, .. } | Event::Failed { stage, .. } | Event::Cached { stage } = event
-                    && let Some((bar, _)) = running.remove(stage)
+                if let Event::Finished { stage, .. }
+                | Event::Failed { stage, .. }
+                | Event::Stopped { stage }
+                | Event::Cached { stage } = event
+                    && let Some(done) = running.remove(stage)
                 {
-                    bar.finish_and_clear();
+                    done.bar.finish_and_clear();
                 }
                 if let Some(line) = line(event) {
                     // A terminal that is gone is no reason to stop working.
@@ -125,6 +145,7 @@ fn line(event: &Event) -> Option<String> {
         Event::Waiting { stage, holder } => format!("waiting  {stage}: {holder} is at it"),
         Event::Cached { stage } => format!("cached   {stage}"),
         Event::Finished { stage, seconds } => format!("done     {stage}  {seconds:.1} s"),
+        Event::Stopped { stage } => format!("stopped  {stage}"),
         Event::Failed { stage, error } => format!("FAILED   {stage}: {error}"),
         Event::Skipped { stage, because } => format!("skipped  {stage}: {because} did not end well"),
         Event::Warned { message } => format!("warning: {message}"),
