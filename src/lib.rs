@@ -3,6 +3,7 @@
 // ground
 pub mod error;
 pub mod kind;
+pub mod pickle;
 pub mod rng;
 pub mod settings;
 // numerics

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 /// From the ground up; modules of one floor do not see each other.
 const FLOORS: &[&[&str]] = &[
-    &["error", "kind", "rng"],
+    &["error", "kind", "pickle", "rng"],
     &["settings", "diagnose"],
     &["kernels"],
     &["data"],
@@ -27,6 +27,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("signal_hook", &["cli/run.rs"]),
     ("crate::kernels", &["nn/", "kernels/"]),
     ("safetensors::", &["store/codec.rs", "stage/checkpoint.rs"]),
+    ("zip::", &["stage/checkpoint/"]),
     ("toml::", &["recipe/node.rs", "nn/arch.rs"]),
     ("cfg(feature", &["kernels/"]),
     ("SystemTime", &["store/"]),

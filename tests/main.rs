@@ -5,6 +5,7 @@ mod support {
     pub mod place;
 }
 mod architecture;
+mod checkpoints;
 mod journey;
 mod losses;
 mod matrix;

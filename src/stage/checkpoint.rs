@@ -1,10 +1,11 @@
 //! `checkpoint`: a model from a file: safetensors, or PyTorch's zip format with torchvision's names. Complete, or an
 //! error that names the parameter.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod pytorch;
+
+use std::collections::BTreeMap;
 use std::path::Path;
 
-use candle_core::pickle::PthTensors;
 use candle_core::{Device, Tensor};
 use serde::Deserialize;
 use serde_json::Value;
@@ -67,40 +68,22 @@ impl Stage for Checkpoint {
 }
 
 /// Named tensors of a file, with wrappers and prefixes taken off.
-fn load(path: &Path) -> Result<BTreeMap<String, Tensor>> {
-    let bad = |error: &candle_core::Error| Error::bad_file(path, error.to_string().lines().next().unwrap_or_default());
-    if path.extension().is_some_and(|extension| extension == "safetensors") {
-        let tensors = candle_core::safetensors::load(path, &Device::Cpu).map_err(|error| bad(&error))?;
-        return Ok(tensors.into_iter().map(|(name, tensor)| (bare(&name).to_owned(), tensor)).collect());
-    }
-    let mut best = BTreeMap::new();
-    let mut first = None;
-    for key in [Some("state_dict"), Some("model"), Some("net"), None] {
-        let file = match PthTensors::new(path, key) {
-            Ok(file) => file,
-            Err(error) => {
-                first.get_or_insert(error);
-                continue;
-            }
-        };
-        let mut tensors = BTreeMap::new();
-        let names: BTreeSet<&String> = file.tensor_infos().keys().collect();
-        for name in names {
-            // Candle's own reader of whole files leaves out what it cannot read; a missing parameter is an error here.
-            let tensor = file.get(name).map_err(|error| Error::bad_file(path, format!("`{name}`: {error}")))?;
-            let missing = || Error::bad_file(path, format!("`{name}` cannot be read"));
-            tensors.insert(bare(name).to_owned(), tensor.ok_or_else(missing)?);
-        }
-        if tensors.len() > best.len() {
-            best = tensors;
+pub fn load(path: &Path) -> Result<BTreeMap<String, Tensor>> {
+    let tensors: BTreeMap<String, Tensor> = if path.extension().is_some_and(|extension| extension == "safetensors") {
+        let read = candle_core::safetensors::load(path, &Device::Cpu);
+        let why = |error| Error::from(error).to_string().lines().next().unwrap_or_default().to_owned();
+        read.map_err(|error| Error::bad_file(path, why(error)))?.into_iter().collect()
+    } else {
+        pytorch::read(path)?
+    };
+    let mut named = BTreeMap::new();
+    for (name, tensor) in tensors {
+        let short = bare(&name).to_owned();
+        if named.insert(short.clone(), tensor).is_some() {
+            return Err(Error::bad_file(path, format!("it has `{short}` twice, with and without a wrapper's prefix")));
         }
     }
-    if best.is_empty() {
-        let why = first.map_or("it holds no tensors".to_owned(), |error| error.to_string());
-        let why = why.lines().next().unwrap_or_default().to_owned();
-        return Err(Error::bad_file(path, format!("not a PyTorch file in zip format (1.6 and later): {why}")));
-    }
-    Ok(best)
+    Ok(named)
 }
 
 /// Without the prefixes that wrappers put on.
