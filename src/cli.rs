@@ -1,7 +1,9 @@
 //! The command line.
 
 mod diff;
+mod files;
 mod graph;
+mod indices;
 mod names;
 mod plan;
 mod run;
@@ -13,11 +15,10 @@ use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
-use serde_json::Value;
 
-use crate::dataset;
 use crate::error::{Error, Result};
-use crate::plan::{Files, Plan};
+use crate::event::Reporter;
+use crate::plan::Plan;
 use crate::recipe::Recipe;
 use crate::report::Format;
 use crate::stage::{self, STAGES};
@@ -65,6 +66,17 @@ enum Command {
         /// Show no progress
         #[arg(long)]
         quiet: bool,
+        /// Fetch no data sets
+        #[arg(long, env = "RECANT_OFFLINE")]
+        offline: bool,
+    },
+    /// Fetch data sets into the first data folder
+    Fetch {
+        #[arg(required = true)]
+        datasets: Vec<String>,
+        /// A folder with data sets [default: recant in $XDG_DATA_HOME or ~/.local/share]
+        #[arg(long, env = "RECANT_DATA", value_name = "DIR")]
+        data: Vec<PathBuf>,
     },
     /// Say for each stage whether it is cached or would run, and why
     Plan {
@@ -116,6 +128,19 @@ enum Command {
         recipe: PathBuf,
         #[arg(long, default_value = "text")]
         format: Format,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Write the indices of a split to a file
+    Indices {
+        recipe: PathBuf,
+        /// A stage that makes a split
+        stage: String,
+        #[arg(long, default_value = "forget")]
+        side: indices::Side,
+        /// FILE.txt (one a line) or FILE.npy (int64)
+        #[arg(short, long, value_name = "FILE")]
+        output: PathBuf,
         #[command(flatten)]
         common: Common,
     },
@@ -186,9 +211,21 @@ struct Common {
 #[must_use]
 pub fn main() -> u8 {
     let result = match Cli::parse().command {
-        Command::Run { recipe, stages, common, force, fail_fast, no_wait, jobs, device, checkpoint_every, quiet } => {
+        Command::Run {
+            recipe,
+            stages,
+            common,
+            force,
+            fail_fast,
+            no_wait,
+            jobs,
+            device,
+            checkpoint_every,
+            quiet,
+            offline,
+        } => {
             let how = run::How { force, fail_fast, wait: !no_wait, jobs, device, checkpoint_every, quiet };
-            run::run(&recipe, &stages, &common, &how)
+            run::run(&recipe, &stages, &common, &how, offline)
         }
         Command::Plan { recipe, common, check } => plan::plan(&recipe, &common, check),
         Command::Explain { recipe, stage, common } => plan::explain(&recipe, &stage, &common),
@@ -203,6 +240,10 @@ pub fn main() -> u8 {
         Command::Diff { recipes, common } => diff::diff(&recipes, &common),
         Command::Graph { recipe, format, output, common } => graph::graph(&recipe, format, output.as_deref(), &common),
         Command::Report { recipe, format, common } => tables::tables(&recipe, format, &common),
+        Command::Fetch { datasets, data } => files::fetch(&datasets, &data, run::reporter(false, false).as_ref()),
+        Command::Indices { recipe, stage, side, output, common } => {
+            indices::indices(&recipe, &stage, side, &output, &common)
+        }
         Command::List { what } => names::list(what.as_deref()),
         Command::Help { name } => names::help(&name),
         Command::Runs { store, json } => store::runs(store.as_deref(), json),
@@ -239,42 +280,16 @@ fn read(path: &Path, set: &[String]) -> Result<Recipe> {
     }
 }
 
-/// Where the outside files of each stage are, with their digests.
-fn files(recipe: &Recipe, data: &[PathBuf]) -> Result<BTreeMap<String, Files>> {
-    let mut all = BTreeMap::new();
-    // Instances of one stage read the same files.
-    let mut known: BTreeMap<PathBuf, String> = BTreeMap::new();
-    let mut digest = |path: &Path| -> Result<String> {
-        if let Some(digest) = known.get(path) {
-            return Ok(digest.clone());
-        }
-        let digest = Store::digest_of(path)?;
-        known.insert(path.to_owned(), digest.clone());
-        Ok(digest)
-    };
-    for stage in &recipe.stages {
-        let mut files = Files::new();
-        if stage.kind.name == "dataset" {
-            let source = stage.settings.get("source").and_then(Value::as_str).unwrap_or_default();
-            for (number, path) in dataset::find(source)?.locate(data)?.into_iter().enumerate() {
-                let digest = digest(&path)?;
-                files.insert(format!("source.{number}"), (path, digest));
-            }
-        }
-        for (role, path) in &stage.files {
-            let digest = digest(path)?;
-            files.insert(role.clone(), (path.clone(), digest));
-        }
-        all.insert(stage.name.clone(), files);
-    }
-    Ok(all)
+fn planned(path: &Path, common: &Common) -> Result<(Recipe, Plan, Store)> {
+    planned_with(path, common, None)
 }
 
-fn planned(path: &Path, common: &Common) -> Result<(Recipe, Plan, Store)> {
+/// With a reporter, data sets that are not at hand are fetched.
+fn planned_with(path: &Path, common: &Common, reporter: Option<&dyn Reporter>) -> Result<(Recipe, Plan, Store)> {
     let recipe = read(path, &common.set)?;
     let evaluate = &stage::evaluate::KIND;
     // Wiring first: a mistake in the recipe should show even where the data is not at hand.
     Plan::new(&recipe, evaluate, &BTreeMap::new())?;
-    let plan = Plan::new(&recipe, evaluate, &files(&recipe, &common.data)?)?;
+    let plan = Plan::new(&recipe, evaluate, &files::files(&recipe, &common.data, reporter)?)?;
     Ok((recipe, plan, Store::open(common.store.as_deref())?))
 }

@@ -2,6 +2,7 @@
 
 // ground
 pub mod error;
+pub mod indices;
 pub mod kind;
 pub mod pickle;
 pub mod rng;
@@ -29,6 +30,7 @@ pub mod show;
 // effects
 pub mod event;
 pub mod execute;
+pub mod fetch;
 pub mod report;
 pub mod store;
 pub mod terminal;

@@ -55,7 +55,8 @@ impl Reporter for Bars {
                     let left = total.saturating_sub(*done) as f64 / done.saturating_sub(from).max(1) as f64 * seconds;
                     let left = Duration::try_from_secs_f64(left.round()).unwrap_or_default();
                     let eta = if *done > from { format!(" eta {}", FormattedDuration(left)) } else { String::new() };
-                    bar.set_message(format!("{loss}{speed:.0} images/s{eta}"));
+                    let speed = if *images > 0 { format!("{speed:.0} images/s") } else { String::new() };
+                    bar.set_message(format!("{loss}{speed}{eta}"));
                 }
             }
             Event::Waiting { stage, holder } => {

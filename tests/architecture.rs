@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 /// From the ground up; modules of one floor do not see each other.
 const FLOORS: &[&[&str]] = &[
     &["error", "kind", "pickle", "rng"],
-    &["settings", "diagnose"],
+    &["settings", "diagnose", "indices"],
     &["kernels"],
     &["data"],
     &["nn"],
@@ -17,7 +17,7 @@ const FLOORS: &[&[&str]] = &[
     &["recipe"],
     &["plan", "schema", "show"],
     &["store", "event", "report"],
-    &["execute", "terminal"],
+    &["execute", "fetch", "terminal"],
     &["cli"],
 ];
 
@@ -27,11 +27,12 @@ const HOMES: &[(&str, &[&str])] = &[
     ("signal_hook", &["cli/run.rs"]),
     ("crate::kernels", &["nn/", "kernels/"]),
     ("safetensors::", &["store/codec.rs", "stage/checkpoint.rs"]),
+    ("ureq::", &["fetch.rs"]),
     ("zip::", &["stage/checkpoint/"]),
     ("toml::", &["recipe/node.rs", "nn/arch.rs"]),
     ("cfg(feature", &["kernels/"]),
     ("SystemTime", &["store/"]),
-    ("Instant", &["execute", "store/claim.rs", "terminal.rs"]),
+    ("Instant", &["cli/files.rs", "execute", "store/claim.rs", "terminal.rs"]),
 ];
 
 fn sources(folder: &Path, all: &mut Vec<PathBuf>) {

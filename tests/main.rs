@@ -6,6 +6,8 @@ mod support {
 }
 mod architecture;
 mod checkpoints;
+mod data;
+mod fetch;
 mod journey;
 mod losses;
 mod matrix;

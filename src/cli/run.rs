@@ -12,7 +12,7 @@ use petgraph::graph::NodeIndex;
 use serde_json::{Value, json};
 
 use super::tables::{print, show};
-use super::{Common, planned, say};
+use super::{Common, planned_with, say};
 use crate::artifact::Artifact;
 use crate::error::{Error, Result, plural};
 use crate::event::{Quiet, Reporter};
@@ -33,9 +33,23 @@ pub(super) struct How {
     pub(super) quiet: bool,
 }
 
-pub(super) fn run(path: &Path, names: &[String], common: &Common, how: &How) -> Result<u8> {
+/// Who shows events: as JSON, not at all, as bars or as lines.
+pub(super) fn reporter(json: bool, quiet: bool) -> Box<dyn Reporter> {
+    if json {
+        Box::new(Json)
+    } else if quiet {
+        Box::new(Quiet)
+    } else if std::io::stderr().is_terminal() {
+        Box::new(Bars::default())
+    } else {
+        Box::new(Plain::default())
+    }
+}
+
+pub(super) fn run(path: &Path, names: &[String], common: &Common, how: &How, offline: bool) -> Result<u8> {
     let begun = jiff::Timestamp::now();
-    let (recipe, plan, store) = planned(path, common)?;
+    let reporter = reporter(common.json, how.quiet);
+    let (recipe, plan, store) = planned_with(path, common, (!offline).then_some(reporter.as_ref()))?;
     let targets = plan.targets(names)?;
     let mut forced: BTreeSet<NodeIndex> = BTreeSet::new();
     let mut ask = if how.force.is_empty() { Vec::new() } else { plan.targets(&how.force)? };
@@ -44,15 +58,6 @@ pub(super) fn run(path: &Path, names: &[String], common: &Common, how: &How) -> 
             ask.extend(plan.consumers(node));
         }
     }
-    let reporter: Box<dyn Reporter> = if common.json {
-        Box::new(Json)
-    } else if how.quiet {
-        Box::new(Quiet)
-    } else if std::io::stderr().is_terminal() {
-        Box::new(Bars::default())
-    } else {
-        Box::new(Plain::default())
-    };
     let stop = Arc::new(AtomicUsize::new(0));
     let device = device(&how.device)?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);

@@ -4,7 +4,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::{Dataset, moments, read};
+use super::{Dataset, Form, Remote, assemble};
 use crate::data::{Images, Part};
 use crate::error::{Error, Result};
 
@@ -15,26 +15,61 @@ const FILES: &[&str] = &[
     "t10k-labels-idx1-ubyte.gz",
 ];
 
+macro_rules! remotes {
+    ($base:literal, $($name:literal $md5:literal),*) => { &[$(Remote { url: concat!($base, $name), md5: $md5 }),*] };
+}
+
 pub(super) const MNIST: Dataset = Dataset {
     name: "mnist",
     about: "handwritten digits, 60,000 and 10,000 of 28x28 grey",
-    files: FILES,
-    folders: &["mnist", "MNIST/raw"],
-    origin: "https://ossci-datasets.s3.amazonaws.com/mnist/",
-    load: |files| load(files, "MNIST", &["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"]),
+    counts: [60_000, 10_000, 0],
+    forms: &[Form {
+        about: "idx files",
+        files: FILES,
+        folders: &["mnist", "MNIST/raw"],
+        origin: remotes!(
+            "https://ossci-datasets.s3.amazonaws.com/mnist/",
+            "train-images-idx3-ubyte.gz" "f68b3c2dcbeaaa9fbdd348bbdeb94873",
+            "train-labels-idx1-ubyte.gz" "d53e105ee54ea40749a09fcbcd1e9432",
+            "t10k-images-idx3-ubyte.gz" "9fb629c4189551a2d022fa330f9573f3",
+            "t10k-labels-idx1-ubyte.gz" "ec29112dd5afa0611ce80d1b7f02629c"
+        ),
+        load: |files| load(files, "MNIST", &["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"]),
+    }],
 };
 
 pub(super) const FASHION_MNIST: Dataset = Dataset {
     name: "fashion_mnist",
     about: "Zalando's articles, 60,000 and 10,000 of 28x28 grey",
-    files: FILES,
-    folders: &["fashion-mnist", "fashion_mnist", "FashionMNIST/raw"],
-    origin: "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
-    load: |files| {
-        let classes =
-            ["T-shirt/top", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"];
-        load(files, "Fashion-MNIST", &classes)
-    },
+    counts: [60_000, 10_000, 0],
+    forms: &[Form {
+        about: "idx files",
+        files: FILES,
+        folders: &["fashion-mnist", "fashion_mnist", "FashionMNIST/raw"],
+        // The publisher's bucket has no HTTPS; its repository holds the same files.
+        origin: remotes!(
+            "https://github.com/zalandoresearch/fashion-mnist/raw/master/data/fashion/",
+            "train-images-idx3-ubyte.gz" "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
+            "train-labels-idx1-ubyte.gz" "25c81989df183df01b3e8a0aad5dffbe",
+            "t10k-images-idx3-ubyte.gz" "bef4ecab320f06d8554ea6380940ec79",
+            "t10k-labels-idx1-ubyte.gz" "bb300cfdad3c16e7a12a480ee83cd310"
+        ),
+        load: |files| {
+            let classes = [
+                "T-shirt/top",
+                "trouser",
+                "pullover",
+                "dress",
+                "coat",
+                "sandal",
+                "shirt",
+                "sneaker",
+                "bag",
+                "ankle boot",
+            ];
+            load(files, "Fashion-MNIST", &classes)
+        },
+    }],
 };
 
 fn load(files: &[PathBuf], name: &str, classes: &[&str]) -> Result<Images> {
@@ -42,26 +77,22 @@ fn load(files: &[PathBuf], name: &str, classes: &[&str]) -> Result<Images> {
         return Err(Error::invalid(format!("{name} has four files, not {}", files.len())));
     };
     let (train, height, width) = part(train_images, train_labels)?;
-    let (test, ..) = part(test_images, test_labels)?;
-    let (mean, std) = moments(&train, 1);
-    let images = Images {
-        name: name.to_owned(),
-        classes: classes.iter().map(|&class| class.to_owned()).collect(),
-        size: [1, height, width],
-        mean,
-        std,
-        train,
-        test,
-        validation: Part::default(),
-        unlabelled: Part::default(),
-    };
-    images.check()?;
-    Ok(images)
+    let (test, test_height, test_width) = part(test_images, test_labels)?;
+    if (height, width) != (test_height, test_width) {
+        let why =
+            format!("its images have {test_height}x{test_width} pixels, expected {height}x{width} as in training");
+        return Err(Error::bad_file(test_images, why));
+    }
+    assemble(name.to_owned(), classes, [1, height, width], train, test)
 }
 
 fn part(images: &Path, labels: &Path) -> Result<(Part, usize, usize)> {
     let (dims, pixels) = array(images, 3)?;
     let (_, bytes) = array(labels, 1)?;
+    if dims[0] != bytes.len() {
+        let why = format!("it has {} labels for the {} images of `{}`", bytes.len(), dims[0], images.display());
+        return Err(Error::bad_file(labels, why));
+    }
     let labels = bytes.into_iter().map(u32::from).collect();
     Ok((Part { pixels: Arc::new(pixels), labels: Arc::new(labels) }, dims[1], dims[2]))
 }
@@ -71,7 +102,7 @@ fn array(path: &Path, rank: u8) -> Result<(Vec<usize>, Vec<u8>)> {
     let mut bytes = Vec::new();
     // No such set is near this size; a small file cannot unpack to more than it.
     let limit = 1 << 30;
-    flate2::read::GzDecoder::new(read(path)?.as_slice())
+    flate2::read::GzDecoder::new(std::fs::read(path).map_err(Error::io("read", path))?.as_slice())
         .take(limit)
         .read_to_end(&mut bytes)
         .map_err(|error| Error::bad_file(path, format!("not a whole gzip file: {error}")))?;

@@ -1,8 +1,13 @@
 //! Data sets: each a function from found files to images. A newcomer adds a file and an entry of `DATASETS`.
 
+mod cifar;
 mod digits;
+pub mod folder;
 mod idx;
 mod parquet_images;
+mod picture;
+mod records;
+mod stl10;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,17 +21,47 @@ use crate::rng::Rng;
 pub struct Dataset {
     pub name: &'static str,
     pub about: &'static str,
-    /// File names, each looked for under the data folders in the folders below.
+    /// Images of the train, test and unlabelled parts, checked on load; zeros where they are not known beforehand.
+    pub counts: [usize; 3],
+    /// The forms in which it is published; the first that is found is taken, the first that can be is fetched.
+    pub forms: &'static [Form],
+}
+
+/// One form in which a data set is published. Forms whose pixels differ give images of different names.
+#[derive(Debug)]
+pub struct Form {
+    /// In two or three words: "binary batches".
+    pub about: &'static str,
+    /// File names, all in one folder.
     pub files: &'static [&'static str],
-    /// Folders, under a data folder, that may hold the files.
+    /// Folders, under a data folder, that may hold the files; what is fetched goes into the first.
     pub folders: &'static [&'static str],
-    /// Where the files can be had.
-    pub origin: &'static str,
+    /// Where the files can be had: one archive with all of them, or each by itself, in their order.
+    pub origin: &'static [Remote],
     pub load: fn(&[PathBuf]) -> Result<Images>,
 }
 
+/// A file on a server.
+#[derive(Debug)]
+pub struct Remote {
+    pub url: &'static str,
+    /// As its publisher states it; empty where none is known, which pins the first download's SHA-256.
+    pub md5: &'static str,
+}
+
 /// The data sets, as a recipe names them.
-pub const DATASETS: &[Dataset] = &[digits::DATASET, parquet_images::CIFAR10, idx::FASHION_MNIST, idx::MNIST];
+pub const DATASETS: &[Dataset] = &[
+    digits::DATASET,
+    cifar::CIFAR10,
+    cifar::CIFAR100,
+    cifar::CIFAR100_COARSE,
+    idx::FASHION_MNIST,
+    idx::MNIST,
+    parquet_images::SVHN,
+    stl10::STL10,
+    stl10::STL10_UNLABELLED,
+    folder::DATASET,
+];
 
 #[must_use]
 pub fn names() -> Vec<&'static str> {
@@ -41,39 +76,88 @@ pub fn find(name: &str) -> Result<&'static Dataset> {
 }
 
 impl Dataset {
-    /// Where its files are under the given folders, or an error that says what to put where.
-    pub fn locate(&self, folders: &[PathBuf]) -> Result<Vec<PathBuf>> {
-        if self.files.is_empty() {
-            return Ok(Vec::new());
+    /// Where its files are: in or under the folder of its own that the recipe says, else under the data folders. None
+    /// where they are nowhere.
+    pub fn locate(&self, own: Option<&Path>, folders: &[PathBuf]) -> Result<Option<Vec<PathBuf>>> {
+        if self.name == folder::DATASET.name {
+            return folder::locate(own).map(Some);
         }
-        let places = folders.iter().flat_map(|folder| self.folders.iter().map(move |sub| folder.join(sub)));
-        for place in places {
-            let found: Vec<PathBuf> = self.files.iter().map(|file| place.join(file)).collect();
-            if found.iter().all(|path| path.is_file()) {
-                return Ok(found);
+        let places = own.map_or(folders.to_vec(), |own| vec![own.to_owned()]);
+        for place in &places {
+            for form in self.forms {
+                let under = form.folders.iter().map(|sub| place.join(sub)).chain(own.map(Path::to_owned));
+                for folder in under {
+                    let found: Vec<PathBuf> = form.files.iter().map(|file| folder.join(file)).collect();
+                    if found.iter().all(|path| path.is_file()) {
+                        return Ok(Some(found));
+                    }
+                }
             }
         }
-        let looked = if folders.is_empty() {
-            "no data folder is given".to_owned()
-        } else {
-            format!(
-                "it is not under {}",
-                listed(&folders.iter().map(|f| f.display().to_string()).collect::<Vec<_>>(), "or")
-            )
+        Ok(self.forms.iter().any(|form| form.files.is_empty()).then(Vec::new))
+    }
+
+    /// The error that says what to put where.
+    #[must_use]
+    pub fn absent(&self, own: Option<&Path>, folders: &[PathBuf]) -> Error {
+        let looked = own.map_or(folders.to_vec(), |own| vec![own.to_owned()]);
+        let looked: Vec<String> = looked.iter().map(|folder| folder.display().to_string()).collect();
+        let way = |form: &Form| {
+            let urls: Vec<&str> = form.origin.iter().map(|remote| remote.url).collect();
+            let from = if urls.is_empty() { String::new() } else { format!(" (from {})", urls.join(" ")) };
+            let folder = form.folders.first().copied().unwrap_or_default();
+            format!("the {}, {}, into DIR/{folder}{from}", form.about, listed(form.files, "and"))
         };
-        Err(Error::invalid(format!(
-            "the data set `{}` is not at hand: {looked}; get {} from {} into DIR/{} and say --data DIR (or RECANT_DATA)",
+        let ways: Vec<String> = self.forms.iter().map(way).collect();
+        Error::invalid(format!(
+            "the data set `{}` is not at hand: it is not under {}; put {}, and say --data DIR (or RECANT_DATA)",
             self.name,
-            listed(self.files, "and"),
-            self.origin,
-            self.folders.first().copied().unwrap_or_default(),
-        )))
+            listed(&looked, "or"),
+            ways.join("; or "),
+        ))
+    }
+
+    /// Reads found files, and checks that all images are there.
+    pub fn load(&self, files: &[PathBuf]) -> Result<Images> {
+        let images = (self.form_of(files)?.load)(files)?;
+        let found = [images.train.len(), images.test.len(), images.unlabelled.len()];
+        if self.counts != [0; 3] && found != self.counts {
+            let [train, test, unlabelled] = self.counts;
+            return Err(Error::invalid(format!(
+                "{} has {} training, {} test and {} unlabelled images, expected {train}, {test} and {unlabelled}",
+                images.name, found[0], found[1], found[2]
+            )));
+        }
+        Ok(images)
+    }
+
+    /// The form whose names the files have.
+    pub fn form_of(&self, files: &[PathBuf]) -> Result<&'static Form> {
+        let fits = |form: &&Form| {
+            form.files.len() == files.len() && form.files.iter().zip(files).all(|(name, path)| path.ends_with(name))
+        };
+        let only = if self.forms.len() == 1 { self.forms.first() } else { None };
+        only.or_else(|| self.forms.iter().find(fits))
+            .ok_or_else(|| Error::invalid(format!("these are not the files of `{}`", self.name)))
     }
 }
 
-/// Reads a whole file.
-fn read(path: &Path) -> Result<Vec<u8>> {
-    std::fs::read(path).map_err(Error::io("read", path))
+/// Images of train and test parts, with the moments of the training part.
+fn assemble(name: String, classes: &[&str], size: [usize; 3], train: Part, test: Part) -> Result<Images> {
+    let (mean, std) = moments(&train, size[0]);
+    let images = Images {
+        name,
+        classes: classes.iter().map(|&class| class.to_owned()).collect(),
+        size,
+        mean,
+        std,
+        train,
+        test,
+        validation: Part::default(),
+        unlabelled: Part::default(),
+    };
+    images.check()?;
+    Ok(images)
 }
 
 /// Mean and standard deviation a channel of pixels scaled to [0, 1], summed exactly in integers.

@@ -1,13 +1,12 @@
 //! `split`: what is to be forgotten, and what is kept: disjoint, complete and checked.
 
-use std::path::Path;
-
 use serde::Deserialize;
 
 use super::{Context, Inputs, Makes, Stage, StageKind};
 use crate::artifact::Artifact;
 use crate::data::{Images, Split};
 use crate::error::{Error, Result, listed};
+use crate::indices;
 use crate::kind::Kind;
 use crate::rng::Rng;
 use crate::settings::{COUNT, Field, NATURAL, SEED, SHARE, Type, read};
@@ -16,7 +15,7 @@ const FORGET: &[Field] = &[
     Field::optional("count", COUNT, "that many images, drawn by the seed"),
     Field::optional("share", SHARE, "that share of the images, drawn by the seed"),
     Field::optional("classes", Type::List(&Type::Either(&[NATURAL, Type::Text])), "all images of these classes"),
-    Field::optional("file", Type::Path, "indices into the training part, one a line"),
+    Field::optional("file", Type::Path, "indices into the training part: .txt, one a line, or .npy"),
 ];
 
 pub const KIND: StageKind = StageKind {
@@ -81,7 +80,7 @@ impl Stage for SplitStage {
             }
         }
         if let Some(path) = context.files.get("forget.file").or(self.forget.file.as_ref().map(Into::into).as_ref()) {
-            candidates = indices(path)?;
+            candidates = indices::read(path, all)?;
         }
         let share = self.forget.share.map(|share| (all as f64 * share).round() as usize);
         if let Some(count) = self.forget.count.or(share) {
@@ -113,15 +112,4 @@ fn class_number(class: &serde_json::Value, images: &Images) -> Result<u32> {
             listed(&images.classes, "and")
         ))
     })
-}
-
-fn indices(path: &Path) -> Result<Vec<u32>> {
-    let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
-    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
-    lines
-        .map(|(number, line)| {
-            let bad = || Error::bad_file(path, format!("line {}: `{}` is not an index", number + 1, line.trim()));
-            line.trim().parse().map_err(|_| bad())
-        })
-        .collect()
 }

@@ -1,0 +1,304 @@
+//! Files of data sets from their publishers: streamed beside, resumed where a connection broke, checked against a known
+//! digest, renamed into place only then. HTTPS alone, but for a mirror that the user names.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
+
+use md5::{Digest, Md5};
+use sha2::Sha256;
+use ureq::Agent;
+
+use crate::dataset::{Dataset, Remote};
+use crate::error::{Error, Result, listed, plural};
+
+/// Nothing that is fetched or unpacked is larger.
+const LIMIT: u64 = 8 << 30;
+/// Attempts in a row that may bring nothing, and attempts in all.
+const IDLE: usize = 3;
+const ATTEMPTS: usize = 50;
+
+/// How to fetch.
+pub struct How<'a> {
+    /// A server to take in place of the publisher's: its address, to which `/DATASET/FILE` is added. May be plain HTTP.
+    pub mirror: Option<&'a str>,
+    /// SHA-256 of each download, in place of the known digests; empty for those.
+    pub sha256: &'a [String],
+    /// Told the file, and bytes done and in all (0 where unknown), about once a megabyte.
+    pub tell: &'a dyn Fn(&str, u64, u64),
+}
+
+/// What a download must have.
+enum Sum {
+    Md5(String),
+    Sha256(String),
+    /// Nothing is known: the first download is pinned.
+    Unknown,
+}
+
+/// Fetches the first form of a data set that can be had into a data folder. Where its files are then.
+pub fn fetch(dataset: &Dataset, data: &Path, how: &How) -> Result<Vec<PathBuf>> {
+    let name = dataset.name;
+    let form = dataset.forms.iter().find(|form| !form.origin.is_empty() && !form.files.is_empty());
+    let form = form.ok_or_else(|| Error::invalid(format!("the data set `{name}` is not one to fetch")))?;
+    if !how.sha256.is_empty() && how.sha256.len() != form.origin.len() {
+        let (given, wanted) = (how.sha256.len(), plural(form.origin.len(), "download"));
+        return Err(Error::invalid(format!("`sha256` has {given} digests, but `{name}` is {wanted}")));
+    }
+    let folder = data.join(form.folders.first().copied().unwrap_or(name));
+    fs::create_dir_all(&folder).map_err(Error::io("create", &folder))?;
+    for (number, remote) in form.origin.iter().enumerate() {
+        let file = remote.url.rsplit('/').next().unwrap_or(name);
+        let target = folder.join(file);
+        let url = how
+            .mirror
+            .map_or(remote.url.to_owned(), |mirror| format!("{}/{name}/{file}", mirror.trim_end_matches('/')));
+        let pins = folder.join("SHA256SUMS");
+        let sum = known(remote, how.sha256.get(number), &pins, file)?;
+        if target.is_file() {
+            there(&target, &sum)?;
+        } else {
+            let found = download(&url, how, &target, &sum)?;
+            if matches!(sum, Sum::Unknown) {
+                let mut all =
+                    OpenOptions::new().create(true).append(true).open(&pins).map_err(Error::io("open", &pins))?;
+                all.write_all(format!("{found}  {file}\n").as_bytes()).map_err(Error::io("write", &pins))?;
+            }
+        }
+        if file.ends_with(".tar.gz") {
+            unpack(&target, &folder, form.files)?;
+            fs::remove_file(&target).map_err(Error::io("remove", &target))?;
+        }
+    }
+    Ok(form.files.iter().map(|file| folder.join(file)).collect())
+}
+
+fn known(remote: &Remote, given: Option<&String>, pins: &Path, file: &str) -> Result<Sum> {
+    if let Some(given) = given {
+        return Ok(Sum::Sha256(given.to_lowercase()));
+    }
+    if !remote.md5.is_empty() {
+        return Ok(Sum::Md5(remote.md5.to_owned()));
+    }
+    let text = match fs::read_to_string(pins) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+        other => other.map_err(Error::io("read", pins))?,
+    };
+    let pinned = text.lines().filter_map(|line| line.split_once("  ")).find(|(_, name)| *name == file);
+    Ok(pinned.map_or(Sum::Unknown, |(sum, _)| Sum::Sha256(sum.to_owned())))
+}
+
+/// SHA-256 of a file, its digest of the wanted kind, and the wanted one.
+fn compare(path: &Path, sum: &Sum) -> Result<(String, String, String)> {
+    let (sha256, md5) = digests(path)?;
+    Ok(match sum {
+        Sum::Md5(wanted) => (sha256, md5, wanted.clone()),
+        Sum::Sha256(wanted) => (sha256.clone(), sha256, wanted.clone()),
+        Sum::Unknown => (sha256.clone(), sha256.clone(), sha256),
+    })
+}
+
+/// The SHA-256 of a file that was there before, which is not trusted by its name.
+fn there(path: &Path, sum: &Sum) -> Result<String> {
+    let (sha256, found, wanted) = compare(path, sum)?;
+    if found == wanted {
+        return Ok(sha256);
+    }
+    Err(Error::bad_file(path, format!("its digest is {found}, expected {wanted}: move it away to fetch the right one")))
+}
+
+/// Why a transfer ended early.
+enum End {
+    /// Worth another attempt.
+    Cut(String),
+    Failed(Error),
+}
+
+/// Fetches one file, checks it and moves it into place; its SHA-256.
+fn download(url: &str, how: &How, target: &Path, sum: &Sum) -> Result<String> {
+    let name = target.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let part = target.with_file_name(format!("{name}.part"));
+    let mut options = OpenOptions::new();
+    let file = options.create(true).truncate(false).read(true).write(true).open(&part);
+    let mut file = file.map_err(Error::io("open", &part))?;
+    // Two programs may want the same file: the second waits and finds it there.
+    file.lock().map_err(Error::io("lock", &part))?;
+    if target.is_file() {
+        return there(target, sum);
+    }
+    let mut have = file.metadata().map_err(Error::io("read", &part))?.len();
+    if matches!(sum, Sum::Unknown) {
+        // Nothing could tell whether the two halves belong together.
+        have = 0;
+    }
+    let config = Agent::config_builder()
+        .https_only(how.mirror.is_none())
+        .http_status_as_error(false)
+        .timeout_connect(Some(Duration::from_secs(30)))
+        .timeout_recv_response(Some(Duration::from_secs(60)))
+        .timeout_recv_body(Some(Duration::from_secs(600)))
+        .build();
+    let agent = Agent::new_with_config(config);
+    let (mut idle, mut attempts) = (0, 0);
+    loop {
+        let before = have;
+        attempts += 1;
+        match transfer(&agent, url, &mut file, &part, &mut have, &|done, all| (how.tell)(&name, done, all)) {
+            Ok(()) => break,
+            Err(End::Failed(error)) => return Err(error),
+            Err(End::Cut(why)) => {
+                idle = if have > before { 0 } else { idle + 1 };
+                if idle == IDLE || attempts == ATTEMPTS {
+                    let why = format!(
+                        "`{url}` could not be fetched: {why}; {have} bytes are there, the next try goes on from them"
+                    );
+                    return Err(Error::bad_file(&part, why));
+                }
+                std::thread::sleep(Duration::from_millis(200 << idle));
+            }
+        }
+    }
+    file.sync_all().map_err(Error::io("write", &part))?;
+    let (sha256, found, wanted) = compare(&part, sum)?;
+    if found != wanted {
+        let away = target.with_file_name(format!("{name}.bad"));
+        fs::rename(&part, &away).map_err(Error::io("put away", &part))?;
+        let why = format!(
+            "fetched from `{url}`, its digest is {found}, expected {wanted}; it is put away under this name; if the \
+             publisher has changed the file, say sha256 = \"{sha256}\" in the recipe"
+        );
+        return Err(Error::bad_file(&away, why));
+    }
+    fs::rename(&part, target).map_err(Error::io("rename", &part))?;
+    Ok(sha256)
+}
+
+/// One request, which goes on from what is there.
+fn transfer(
+    agent: &Agent,
+    url: &str,
+    file: &mut File,
+    part: &Path,
+    have: &mut u64,
+    tell: &dyn Fn(u64, u64),
+) -> std::result::Result<(), End> {
+    let failed = |error: std::io::Error| End::Failed(Error::io("write", part)(error));
+    let mut request = agent.get(url).header("User-Agent", concat!("recant/", env!("CARGO_PKG_VERSION")));
+    if *have > 0 {
+        request = request.header("Range", format!("bytes={have}-"));
+    }
+    let mut response = request.call().map_err(|error| match error {
+        ureq::Error::BadUri(_) | ureq::Error::RequireHttpsOnly(_) => {
+            End::Failed(Error::invalid(format!("`{url}` cannot be fetched: {error}")))
+        }
+        other => End::Cut(other.to_string()),
+    })?;
+    let header =
+        |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
+    // "bytes 100-199/200", or "bytes */200".
+    let range = header("content-range");
+    let (span, whole) = range.trim_start_matches("bytes ").split_once('/').unwrap_or_default();
+    let whole: u64 = whole.parse().unwrap_or(0);
+    let all = match response.status().as_u16() {
+        206 if span.split('-').next() == Some(have.to_string().as_str()) => whole,
+        416 if whole == *have => return Ok(()),
+        206 | 416 => {
+            *have = 0;
+            return Err(End::Cut(format!("the server answered with the range `{range}`")));
+        }
+        200 => {
+            *have = 0;
+            header("content-length").parse().unwrap_or(0)
+        }
+        status @ (429 | 500..) => return Err(End::Cut(format!("the server answered {status}"))),
+        status => {
+            return Err(End::Failed(Error::invalid(format!(
+                "`{url}` cannot be fetched: the server answered {status}"
+            ))));
+        }
+    };
+    file.set_len(*have).and_then(|()| file.seek(SeekFrom::Start(*have))).map_err(failed)?;
+    let mut reader = response.body_mut().as_reader();
+    let (mut buffer, mut told) = (vec![0; 1 << 16], u64::MAX);
+    loop {
+        let count = match reader.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(count) => count,
+            Err(error) => return Err(End::Cut(error.to_string())),
+        };
+        file.write_all(buffer.get(..count).unwrap_or_default()).map_err(failed)?;
+        *have += count as u64;
+        if *have > LIMIT || (all > 0 && *have > all) {
+            return Err(End::Failed(Error::invalid(format!("`{url}` sends more than it should: {have} bytes"))));
+        }
+        if told != *have >> 20 {
+            told = *have >> 20;
+            tell(*have, all);
+        }
+    }
+    if *have < all {
+        return Err(End::Cut(format!("the connection ended after {have} of {all} bytes")));
+    }
+    tell(*have, all);
+    Ok(())
+}
+
+/// SHA-256 and MD5 of a file.
+fn digests(path: &Path) -> Result<(String, String)> {
+    let mut file = File::open(path).map_err(Error::io("open", path))?;
+    let (mut sha256, mut md5, mut buffer) = (Sha256::new(), Md5::new(), vec![0; 1 << 16]);
+    loop {
+        let count = file.read(&mut buffer).map_err(Error::io("read", path))?;
+        if count == 0 {
+            let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat();
+            return Ok((hex(&sha256.finalize()), hex(&md5.finalize())));
+        }
+        let bytes = buffer.get(..count).unwrap_or_default();
+        sha256.update(bytes);
+        md5.update(bytes);
+    }
+}
+
+/// Takes the named files out of an archive, all or none, whatever folder they are in there. Nothing else is unpacked.
+pub fn unpack(archive: &Path, folder: &Path, files: &[&str]) -> Result<()> {
+    let bad = |why: String| Error::bad_file(archive, why);
+    let broken = |error: std::io::Error| bad(format!("not a whole .tar.gz archive: {error}"));
+    let file = File::open(archive).map_err(Error::io("open", archive))?;
+    let mut tar = tar::Archive::new(flate2::read::GzDecoder::new(file).take(LIMIT));
+    let temp = tempfile::tempdir_in(folder).map_err(Error::io("create", folder))?;
+    for entry in tar.entries().map_err(broken)? {
+        let entry = entry.map_err(broken)?;
+        let path = entry.path().map_err(broken)?.into_owned();
+        if !path.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir)) {
+            return Err(bad(format!("it holds `{}`, which leads out of it: nothing is unpacked", path.display())));
+        }
+        let Some(name) = path.file_name().and_then(|name| files.iter().find(|file| name == **file)) else { continue };
+        if !entry.header().entry_type().is_file() {
+            // A folder or a link of that name.
+            if entry.header().entry_type().is_dir() {
+                continue;
+            }
+            return Err(bad(format!("`{}` in it is a link, expected a file: nothing is unpacked", path.display())));
+        }
+        let size = entry.size();
+        let to = temp.path().join(name);
+        let mut out = File::create_new(&to).map_err(Error::io("write", &to))?;
+        let written = std::io::copy(&mut entry.take(LIMIT), &mut out).map_err(broken)?;
+        if written != size {
+            return Err(bad(format!("`{}` in it is cut short: {written} of {size} bytes", path.display())));
+        }
+        out.sync_all().map_err(Error::io("write", &to))?;
+    }
+    // To the very end, where the archive's own checksum stands.
+    std::io::copy(&mut tar.into_inner(), &mut std::io::sink()).map_err(broken)?;
+    let missing: Vec<&&str> = files.iter().filter(|file| !temp.path().join(file).is_file()).collect();
+    if !missing.is_empty() {
+        return Err(bad(format!("it lacks {}", listed(&missing, "and"))));
+    }
+    for file in files {
+        let to = folder.join(file);
+        fs::rename(temp.path().join(file), &to).map_err(Error::io("write", &to))?;
+    }
+    Ok(())
+}
