@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use candle_core::Device;
 use petgraph::graph::NodeIndex;
 
-use work::Outcome;
+use work::{Outcome, Resident};
 
 use crate::artifact::Artifact;
 use crate::error::{Error, Result};
@@ -76,6 +76,7 @@ pub fn run(
         failed: BTreeSet::new(),
         summary: Summary::default(),
         pin: None,
+        resident: Arc::default(),
     };
     let mut needed = run.needed(targets);
     options.reporter.event(&Event::Planned { stages: plan.order.len(), to_run: needed.len() });
@@ -127,6 +128,7 @@ struct Run<'a> {
     failed: BTreeSet<NodeIndex>,
     summary: Summary,
     pin: Option<Pin>,
+    resident: Arc<Resident>,
 }
 
 /// A stage that another run is at.
@@ -192,11 +194,13 @@ impl Run<'_> {
                             claims.insert(node, claim.clone());
                             let send = send.clone();
                             let force = self.forced.contains(&node) && !held.contains_key(&node);
+                            let resident = self.resident.clone();
                             let failed = &self.failed;
                             let without: BTreeSet<NodeIndex> =
                                 plan.inputs(node).map(|(_, input)| input).filter(|it| failed.contains(it)).collect();
                             scope.spawn(move || {
-                                let work = || work::work(plan, node, force, &without, store, options, &claim);
+                                let work =
+                                    || work::work(plan, node, force, &without, store, options, (&claim, &resident));
                                 let result = std::panic::catch_unwind(AssertUnwindSafe(work));
                                 let result = result.unwrap_or_else(|panic| {
                                     let text = panic.downcast_ref::<String>().cloned();

@@ -1,16 +1,18 @@
 //! One stage at work: its inputs, its desk, its result.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use petgraph::graph::NodeIndex;
 
 use super::Options;
 use crate::artifact::{Artifact, Encoded};
+use crate::data::Images;
 use crate::error::{Error, Result};
 use crate::event::Event;
+use crate::kind::Kind;
 use crate::plan::{Plan, Step};
 use crate::stage::{Context, Desk, Inputs, Progress};
 use crate::store::claim::Claim;
@@ -26,6 +28,9 @@ pub(super) enum Outcome {
     Partial(Artifact),
 }
 
+/// Images in memory, by the step that made them: stages side by side share them.
+pub(super) type Resident = Mutex<BTreeMap<NodeIndex, Weak<Images>>>;
+
 /// One claimed stage: inputs, work, result. `without` are inputs that failed.
 pub(super) fn work(
     plan: &Plan,
@@ -34,7 +39,7 @@ pub(super) fn work(
     without: &BTreeSet<NodeIndex>,
     store: &Store,
     options: &Options,
-    claim: &Claim,
+    (claim, resident): (&Claim, &Resident),
 ) -> Result<Outcome> {
     let step = plan.step(node);
     let fingerprint = step.fingerprint.as_str();
@@ -47,7 +52,7 @@ pub(super) fn work(
     let mut prints = BTreeMap::new();
     let mut read = BTreeMap::new();
     for (role, input) in plan.inputs(node).filter(|(_, input)| !without.contains(input)) {
-        inputs.by_role.insert(role.to_owned(), load(plan, input, store, &mut read)?);
+        inputs.by_role.insert(role.to_owned(), load(plan, input, store, resident, &mut read)?);
         prints.insert(role.to_owned(), plan.step(input).fingerprint.clone());
     }
     let checkpoint = store.checkpoint(fingerprint);
@@ -110,16 +115,37 @@ pub(super) fn work(
 }
 
 /// A result with what it is read with, each read once.
-fn load(plan: &Plan, node: NodeIndex, store: &Store, read: &mut BTreeMap<NodeIndex, Artifact>) -> Result<Artifact> {
+fn load(
+    plan: &Plan,
+    node: NodeIndex,
+    store: &Store,
+    resident: &Resident,
+    read: &mut BTreeMap<NodeIndex, Artifact>,
+) -> Result<Artifact> {
     if let Some(known) = read.get(&node) {
         return Ok(known.clone());
     }
-    let carried = match plan.carried(node) {
-        Some(carried) => Some((carried, load(plan, carried, store, read)?)),
-        None => None,
+    let print = &plan.step(node).fingerprint;
+    let artifact = if plan.step(node).makes == Kind::Images {
+        // Under the lock: of two stages that want the same images, one reads them and the other finds them.
+        let mut resident = resident.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(images) = resident.get(&node).and_then(Weak::upgrade) {
+            Artifact::Images(images)
+        } else {
+            let artifact = store.load(print, None)?;
+            if let Artifact::Images(images) = &artifact {
+                resident.insert(node, Arc::downgrade(images));
+            }
+            artifact
+        }
+    } else {
+        let carried = match plan.carried(node) {
+            Some(carried) => Some((carried, load(plan, carried, store, resident, read)?)),
+            None => None,
+        };
+        let with = carried.as_ref().map(|(node, artifact)| (plan.step(*node).fingerprint.as_str(), artifact));
+        store.load(print, with)?
     };
-    let with = carried.as_ref().map(|(node, artifact)| (plan.step(*node).fingerprint.as_str(), artifact));
-    let artifact = store.load(&plan.step(node).fingerprint, with)?;
     read.insert(node, artifact.clone());
     Ok(artifact)
 }

@@ -329,6 +329,8 @@ fn product(
 ) {
     let view = View { data: &weights.data, inputs: weights.inputs, outputs: weights.outputs, taps: weights.taps };
     let [height, width] = geometry.output;
+    // what the raw places of the tiles rest on
+    assert_eq!(output.len(), height * width * batch * view.outputs, "an output has its geometry's size");
     let across = CHUNK.div_ceil(batch).min(width);
     let chunks = width.div_ceil(across);
     let panels = panels(level, view.outputs);
