@@ -154,7 +154,10 @@ impl Store {
                     return Err(damaged("it was made from something else"));
                 }
             }
-            codec::decode(kind, codec::from_bytes(&bytes, &path)?, carried.map(|(_, artifact)| artifact))
+            let encoded = codec::from_bytes(&bytes, &path)?;
+            // A data set is large: not three times in memory.
+            drop(bytes);
+            codec::decode(kind, encoded, carried.map(|(_, artifact)| artifact))
         };
         let result = read();
         match &result {
