@@ -145,6 +145,12 @@ fn exclusions_take_out_instances_that_have_all_the_axes() {
     let found = names(&plan(&text));
     assert!(!found.iter().any(|name| name.contains("seed=1,method=neggrad")), "{found:?}");
     assert_eq!(found.len(), names(&plan(BASE)).len() - 2);
+    // What is excluded need not even make sense.
+    let clash = BASE.replace("merge = \"${matrix.method}\"", "merge = [\"${matrix.method}\", \"${matrix.more}\"]")
+        + "\n[matrix.more.none]\n[matrix.more.rate]\nlr = 0.5\n";
+    assert!(mistakes(&clash, &[])[0].what.contains("two merged variants set `lr`"));
+    let apart = clash.replace("seed = [0, 1]", "seed = [0, 1]\nexclude = [{ method = \"neggrad\", more = \"rate\" }]");
+    assert!(mistakes(&apart, &[]).is_empty(), "{:?}", mistakes(&apart, &[]));
     let wrong = BASE.replace("seed = [0, 1]", "seed = [0, 1]\nexclude = [{ methd = \"neggrad\" }]");
     assert_eq!(complaint(&wrong, &[]), "r.toml:40:14: there is no axis `methd`");
     let wrong = BASE.replace("seed = [0, 1]", "seed = [0, 1]\nexclude = [{ seed = 3 }]");

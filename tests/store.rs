@@ -87,6 +87,32 @@ fn force_holds_although_damage_is_found_on_the_way() {
 }
 
 #[test]
+fn damage_that_cannot_be_put_aside_is_an_error_and_no_endless_loop() {
+    let place = Place::new(SMALL);
+    good(place.run(&["run", "r.toml"]));
+    // Nothing can be moved to another file system by renaming.
+    let Ok(elsewhere) = tempfile::tempdir_in("/dev/shm") else {
+        eprintln!("skipped: there is no /dev/shm");
+        return;
+    };
+    let quarantine = place.folder.path().join(".recant/quarantine");
+    std::fs::remove_dir_all(&quarantine).unwrap();
+    std::os::unix::fs::symlink(elsewhere.path(), &quarantine).unwrap();
+    let path = object(&place, "original").join("artifact.safetensors");
+    if std::fs::rename(&path, elsewhere.path().join("x")).is_ok() {
+        eprintln!("skipped: /dev/shm is on the same file system");
+        return;
+    }
+    let mut bytes = std::fs::read(&path).unwrap();
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    let run = bounded(&place, &["run", "r.toml", "--force", "unlearned"]);
+    assert_eq!(run.status.code(), Some(1), "{}", err(&run));
+    assert!(err(&run).contains("FAILED   unlearned: `") && err(&run).contains("is damaged"), "{}", err(&run));
+}
+
+#[test]
 fn verify_finds_every_kind_of_damage() {
     let place = Place::new(SMALL);
     good(place.run(&["run", "r.toml"]));

@@ -138,6 +138,9 @@ impl Matrix {
         // (assignment so far, the stage, whether its defaults are laid in)
         let mut open = vec![(Assignment::new(), stage, false)];
         while let Some((at, mut node, complete)) = open.pop() {
+            if self.excluded(&at) {
+                continue;
+            }
             if open.len() + done.len() > LIMIT {
                 mistakes.push(Mistake::at(&place, format!("the axes multiply this stage more than {LIMIT} times")));
                 return Vec::new();
@@ -168,7 +171,6 @@ impl Matrix {
                 }
             }
         }
-        done.retain(|(at, _)| !self.excluded(at));
         done
     }
 
@@ -344,6 +346,7 @@ impl Spread<'_> {
                     partial = wider;
                 }
             }
+            // With the axes of the inputs, an instance may be excluded that was not by its own.
             found.extend(partial.into_iter().filter(|at| !self.matrix.excluded(at)).map(|at| (at, index)));
         }
         self.done.insert(base.to_owned(), found.clone());
