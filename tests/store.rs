@@ -87,6 +87,7 @@ fn force_holds_although_damage_is_found_on_the_way() {
 }
 
 #[test]
+#[expect(clippy::print_stderr, reason = "says why it is skipped")]
 fn damage_that_cannot_be_put_aside_is_an_error_and_no_endless_loop() {
     let place = Place::new(SMALL);
     good(place.run(&["run", "r.toml"]));
