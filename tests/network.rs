@@ -94,6 +94,19 @@ fn golden_forward() {
 }
 
 #[test]
+fn a_mask_of_parameters_that_are_not_there_is_an_error() {
+    let case = &golden::of_method("cf_k")[0];
+    let model = load(&arch_of(case), &case.under("init."), BACKENDS[0]);
+    let fc = model.only(&["fc."]).unwrap();
+    assert_eq!(
+        fc.iter().filter(|&&keep| keep == 1.0).count(),
+        model.spans().iter().filter(|s| s.name.starts_with("fc.")).map(|s| s.range.len()).sum::<usize>()
+    );
+    let error = model.only(&["fc.", "layr4"]).unwrap_err().to_string();
+    assert!(error.starts_with("no parameter begins with `layr4`; there are `bn1`"), "{error}");
+}
+
+#[test]
 fn golden_cf_k() {
     for case in golden::of_method("cf_k") {
         for backend in BACKENDS {
@@ -103,7 +116,7 @@ fn golden_cf_k() {
             let list = case.hyper("trainable").as_array().expect("trainable").clone();
             let trainable: Vec<&str> = list.iter().map(|name| name.as_str().expect("a name")).collect();
             let pass = if case.hyper("frozen_bn") == "eval" { Pass::train_only(&trainable) } else { Pass::train() };
-            let keep = model.only(&trainable);
+            let keep = model.only(&trainable).unwrap();
             let optimizer = case.hyper("optimizer");
             assert_eq!(optimizer["name"], "sgd");
             let rate = |name: &str| optimizer[name].as_f64().expect("a number") as f32;

@@ -88,7 +88,7 @@ fn golden_cf_k() {
         let mut net = model(&case);
         let trainable: Vec<&str> =
             case.hyper("trainable").as_array().unwrap().iter().map(|p| p.as_str().unwrap()).collect();
-        let mask = net.only(&trainable);
+        let mask = net.only(&trainable).unwrap();
         let frozen: Vec<String> = net.spans().iter().map(|span| span.name.clone()).collect();
         let frozen: Vec<&str> =
             frozen.iter().map(String::as_str).filter(|name| !trainable.iter().any(|p| name.starts_with(p))).collect();

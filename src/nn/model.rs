@@ -1,6 +1,7 @@
 //! A network with its weights, as methods see it: all parameters are one vector theta, batch-norm statistics another.
 //! Theta holds the parameters in the order of `Model::spans`, each in PyTorch's layout and row-major.
 
+mod mask;
 mod pass;
 mod teacher;
 mod weights;
@@ -341,16 +342,6 @@ impl Model {
             start += count;
         }
         Ok(())
-    }
-
-    /// Ones where a parameter's name begins so, zeros elsewhere.
-    #[must_use]
-    pub fn only(&self, prefixes: &[&str]) -> Vec<f32> {
-        let mut keep = vec![0.0; self.len()];
-        for span in self.spans.iter().filter(|span| begins(&span.name, prefixes)) {
-            keep[span.range.clone()].fill(1.0);
-        }
-        keep
     }
 
     /// The gradient of a loss, as one vector. A loss that reaches no parameter is an error.
