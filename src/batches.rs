@@ -72,6 +72,24 @@ impl Loader {
         Epoch { loader: self, number, order, len }
     }
 
+    /// The images of both, in one order; given batches one after another.
+    #[must_use]
+    pub fn with(&self, other: &Self) -> Self {
+        match (self, other) {
+            (Loader::Drawn(one), Loader::Drawn(other)) => {
+                let indices = [one.indices.as_slice(), &other.indices].concat();
+                Loader::Drawn(Drawn { indices, labels: None, ..one.clone() })
+            }
+            (one, other) => {
+                let all = |loader: &Self| if let Loader::Given(all) = loader { all.clone() } else { Vec::new() };
+                let (mut epochs, more) = (all(one), all(other));
+                epochs.resize(epochs.len().max(more.len()), Vec::new());
+                epochs.iter_mut().zip(more).for_each(|(epoch, more)| epoch.extend(more));
+                Loader::Given(epochs)
+            }
+        }
+    }
+
     /// The same images with other labels, drawn for each: wrong ones, uniform over the other classes.
     #[must_use]
     pub fn mislabelled(&self, rng: &Rng) -> Self {

@@ -1,15 +1,21 @@
 //! Unlearning methods: each a file with its paper, its settings and one function. A newcomer adds a file and an entry
 //! of `METHODS`; the conformance tests run it unasked.
 
+mod cf_k;
 mod finetune;
+mod l1_sparse;
 mod neggrad;
 mod neggrad_plus;
 mod nothing;
 pub mod random_label;
+pub mod salun;
+mod scrub;
+pub mod ssd;
 
 use crate::batches::Loader;
 use crate::error::{Error, Result};
-use crate::nn::model::Model;
+use crate::nn::loss::cross_entropy;
+use crate::nn::model::{Model, Pass};
 use crate::nn::optim::{self, Rule};
 use crate::nn::schedule::{self, Schedule};
 use crate::rng::Rng;
@@ -32,6 +38,15 @@ impl Scene<'_> {
     pub fn trainer<'b>(&'b self, student: &'b mut Model, recipe: &'b Recipe, steps: usize) -> Result<Trainer<'b>> {
         Trainer::new(student, recipe, steps, self.mask.clone(), self.desk)
     }
+
+    /// The same scene where only what both masks leave open may move.
+    #[must_use]
+    pub fn masked(&self, mut mask: Vec<f32>) -> Scene<'_> {
+        if let Some(own) = &self.mask {
+            mask.iter_mut().zip(own).for_each(|(open, own)| *open *= own);
+        }
+        Scene { forget: self.forget, retain: self.retain, rng: self.rng.clone(), mask: Some(mask), desk: self.desk }
+    }
 }
 
 pub trait Method: std::fmt::Debug + Send + Sync {
@@ -47,8 +62,18 @@ pub struct Registered {
 }
 
 /// The methods, as a recipe names them.
-pub static METHODS: &[Registered] =
-    &[nothing::METHOD, finetune::METHOD, neggrad::METHOD, neggrad_plus::METHOD, random_label::METHOD];
+pub static METHODS: &[Registered] = &[
+    nothing::METHOD,
+    finetune::METHOD,
+    neggrad::METHOD,
+    neggrad_plus::METHOD,
+    random_label::METHOD,
+    salun::METHOD,
+    scrub::METHOD,
+    l1_sparse::METHOD,
+    ssd::METHOD,
+    cf_k::METHOD,
+];
 
 #[must_use]
 pub fn entries() -> Vec<&'static Entry> {
@@ -58,6 +83,21 @@ pub fn entries() -> Vec<&'static Entry> {
 pub fn make(name: &str, settings: &Settings) -> Result<Box<dyn Method>> {
     let method = METHODS.iter().find(|method| method.entry.name == name);
     (method.ok_or_else(|| Error::invalid(format!("unknown method `{name}`")))?.make)(settings)
+}
+
+/// Hands on the gradient of each batch's mean cross-entropy, over the loader's first epoch in evaluation mode, and says
+/// how many there were.
+fn slopes(model: &Model, loader: &Loader, desk: &dyn Desk, mut see: impl FnMut(&[f32])) -> Result<usize> {
+    let batches = loader.epoch(0);
+    for index in 0..batches.len {
+        if desk.stop() {
+            return Err(Error::Interrupted);
+        }
+        let batch = batches.batch(index)?;
+        let loss = cross_entropy(&model.forward(&batch.x, &Pass::eval())?.logits, &batch.y)?;
+        see(&model.gradient(&loss)?);
+    }
+    Ok(batches.len)
 }
 
 const fn epochs(default: &'static str) -> Field {

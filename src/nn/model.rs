@@ -3,6 +3,7 @@
 
 mod mask;
 mod pass;
+mod penalty;
 mod teacher;
 mod weights;
 
