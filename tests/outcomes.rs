@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use candle_core::{DType, Device, Tensor};
 use recant::stage::STAGES;
 
-use crate::support::place::{Place, SMALL, good, objects};
+use crate::support::place::{Place, SMALL, good, object, objects};
 
 /// Kind with version, stage, and what it made.
 const OUTCOMES: &[(&str, &str, &str)] = &[
@@ -52,14 +52,8 @@ fn a_changed_result_needs_a_raised_version_of_its_kind() {
     let place = Place::new(SMALL);
     good(place.run(&["run", "r.toml"]));
     // A checkpoint of what was just trained.
-    let of = |stage: &str| {
-        let words = format!("\"stage\": \"{stage}\"");
-        let all = objects(place.folder.path());
-        all.into_iter()
-            .find(|path| std::fs::read_to_string(path.join("manifest.json")).unwrap().contains(&words))
-            .unwrap()
-    };
-    std::fs::copy(of("original").join("artifact.safetensors"), place.folder.path().join("m.safetensors")).unwrap();
+    std::fs::copy(object(&place, "original").join("artifact.safetensors"), place.folder.path().join("m.safetensors"))
+        .unwrap();
     place.write(format!(
         "{SMALL}\n[stages.loaded]\nkind = \"checkpoint\"\npath = \"m.safetensors\"\ntrained_on = \"images\"\n\
          arch = {{ name = \"mlp\", hidden = [16] }}\n"

@@ -4,13 +4,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::support::place::{Place, SMALL, err, good, objects, out};
+use crate::support::place::{Place, SMALL, err, good, object, objects, out};
 
-/// The object that a stage of that name made.
-fn object(place: &Place, stage: &str) -> PathBuf {
-    let words = format!("\"stage\": \"{stage}\"");
-    let holds = |path: &&PathBuf| std::fs::read_to_string(path.join("manifest.json")).unwrap().contains(&words);
-    objects(place.folder.path()).iter().find(holds).unwrap().clone()
+/// The claim file of a stage.
+fn claim_of(place: &Place, stage: &str) -> PathBuf {
+    let plan = out(&good(place.run(&["plan", "r.toml", "--json"])));
+    let lines = plan.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    let line = lines.into_iter().find(|line| line["stage"] == stage).unwrap();
+    place.folder.path().join(".recant/claims").join(line["fingerprint"].as_str().unwrap())
 }
 
 fn change(path: &Path, from: &str, to: &str) {
@@ -151,10 +152,7 @@ fn a_failed_model_is_a_row_that_says_so_and_the_table_is_not_kept() {
 fn a_run_that_waits_for_one_stage_goes_on_with_others_and_takes_over_from_the_dead() {
     let place = Place::new(SMALL);
     good(place.run(&["run", "r.toml", "split"]));
-    let plan = out(&good(place.run(&["plan", "r.toml", "--json"])));
-    let line = plan.lines().find(|line| line.contains("\"stage\":\"original\"")).unwrap();
-    let line: serde_json::Value = serde_json::from_str(line).unwrap();
-    let print = line["fingerprint"].as_str().unwrap();
+    let claim = claim_of(&place, "original");
     let mut holder = Command::new("sleep").arg("100").spawn().unwrap();
     let read = |path: &str| std::fs::read_to_string(path).unwrap().trim().to_owned();
     let stat = read(&format!("/proc/{}/stat", holder.id()));
@@ -167,9 +165,8 @@ fn a_run_that_waits_for_one_stage_goes_on_with_others_and_takes_over_from_the_de
         holder.id().to_string(),
         start,
     ];
-    let claims = place.folder.path().join(".recant/claims");
-    std::fs::write(claims.join(print), words.join("\n")).unwrap();
-    std::fs::write(claims.join(print).with_extension("progress"), "5 of 70").unwrap();
+    std::fs::write(&claim, words.join("\n")).unwrap();
+    std::fs::write(claim.with_extension("progress"), "5 of 70").unwrap();
     let locked = place.run(&["run", "r.toml", "--no-wait", "original"]);
     assert_eq!(locked.status.code(), Some(4), "{}", err(&locked));
     let mut child = place.command(&["run", "r.toml", "--jobs", "1"]);
@@ -268,10 +265,7 @@ fn collection_takes_the_cheap_first_and_never_what_a_run_needs() {
     assert!(dry.contains("nothing was removed, say --yes"), "{dry}");
     assert_eq!(place.artifacts(), before);
     // Someone at work on the original.
-    let plan = out(&good(place.run(&["plan", "r.toml", "--json"])));
-    let line = plan.lines().find(|line| line.contains("\"stage\":\"original\"")).unwrap();
-    let line: serde_json::Value = serde_json::from_str(line).unwrap();
-    let claim = place.folder.path().join(".recant/claims").join(line["fingerprint"].as_str().unwrap());
+    let claim = claim_of(&place, "original");
     std::fs::write(&claim, "elsewhere\nboot\nspace\n1\n1").unwrap();
     let json = out(&good(place.run(&["store", "gc", "--max-size", "0B", "--yes", "--json"])));
     let json: serde_json::Value = serde_json::from_str(&json).unwrap();

@@ -350,21 +350,6 @@ impl Model {
         let [gradient] = gradients(loss, [self])?;
         Ok(gradient.to_dtype(DType::F32)?.to_vec1()?)
     }
-
-    /// Every prefix stands for at least one parameter.
-    fn known(&self, prefixes: &[&str]) -> Result<()> {
-        match prefixes.iter().find(|prefix| !self.spans.iter().any(|span| span.name.starts_with(**prefix))) {
-            None => Ok(()),
-            Some(prefix) => Err(Error::invalid(format!(
-                "no parameter of `{}` has a name that begins with `{prefix}`",
-                self.arch.name
-            ))),
-        }
-    }
-}
-
-fn begins(name: &str, prefixes: &[&str]) -> bool {
-    prefixes.iter().any(|prefix| name.starts_with(prefix))
 }
 
 /// Theta into fresh variables, one a piece.

@@ -109,3 +109,10 @@ pub fn good(output: Output) -> Output {
     assert!(output.status.success(), "{}\n{}", out(&output), err(&output));
     output
 }
+
+/// The object that a stage of that name made.
+pub fn object(place: &Place, stage: &str) -> PathBuf {
+    let words = format!("\"stage\": \"{stage}\"");
+    let holds = |path: &&PathBuf| std::fs::read_to_string(path.join("manifest.json")).unwrap().contains(&words);
+    objects(place.folder.path()).iter().find(holds).unwrap().clone()
+}

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 
-use super::{Model, begins};
+use super::Model;
+use super::mask::begins;
 use crate::error::{Error, Result, listed};
 use crate::kernels::Program;
 use crate::nn::arch::Arch;
