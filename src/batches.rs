@@ -90,14 +90,41 @@ impl Loader {
         }
     }
 
-    /// The same images with other labels, drawn for each: wrong ones, uniform over the other classes.
+    /// Both sides shuffled together, with labels that say which: 1 for `self`, 0 for `other`. Given batches are taken as
+    /// they are.
     #[must_use]
-    pub fn mislabelled(&self, rng: &Rng) -> Self {
+    pub fn mixed(&self, other: &Self) -> Self {
+        match (self, self.with(other)) {
+            (Loader::Drawn(one), Loader::Drawn(both)) => {
+                let labels = (0..both.indices.len()).map(|at| u32::from(at < one.indices.len())).collect();
+                Loader::Drawn(Drawn { labels: Some(labels), ..both })
+            }
+            (_, both) => both,
+        }
+    }
+
+    /// A random share of the images, one at least; the same ones for the same stream.
+    #[must_use]
+    pub fn sample(&self, share: f64, rng: &Rng) -> Self {
+        let Loader::Drawn(drawn) = self else { return self.clone() };
+        let mut order: Vec<usize> = (0..drawn.indices.len()).collect();
+        rng.clone().shuffle(&mut order);
+        order.truncate(((share * order.len() as f64).round() as usize).max(1));
+        order.sort_unstable();
+        let pick = |all: &[u32]| order.iter().map(|&at| all[at]).collect::<Vec<u32>>();
+        let labels = drawn.labels.as_deref().map(pick);
+        Loader::Drawn(Drawn { indices: pick(&drawn.indices), labels, ..drawn.clone() })
+    }
+
+    /// The same images with other labels, one drawn for each: uniform over the wrong classes, or over `any` of them.
+    #[must_use]
+    pub fn mislabelled(&self, any: bool, rng: &Rng) -> Self {
         let Loader::Drawn(drawn) = self else { return self.clone() };
         let classes = drawn.images.classes.len() as u64;
         let wrong = |&index: &u32| {
             let truth = drawn.part.labels[index as usize];
-            let shift = 1 + rng.at(u64::from(index)).below(classes.saturating_sub(1)) as u32;
+            let mut draw = rng.at(u64::from(index));
+            let shift = if any { draw.below(classes) } else { 1 + draw.below(classes.saturating_sub(1)) } as u32;
             (truth + shift) % classes as u32
         };
         let labels = Some(drawn.indices.iter().map(wrong).collect());

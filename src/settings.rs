@@ -115,6 +115,8 @@ pub const NATURAL: Type = Type::Int { min: 0, max: i64::MAX };
 pub const SHARE: Type = Type::Float { min: 0.0, max: 1.0 };
 /// A number that is not negative.
 pub const POSITIVE: Type = Type::Float { min: 0.0, max: f64::MAX };
+/// What softens outputs: 1 leaves them as they are.
+pub const TEMPERATURE: Type = Type::Float { min: 0.01, max: 1000.0 };
 pub const SEED: Field = Field::or("seed", NATURAL, "0", "seed of every draw of this stage");
 
 /// Settings into the struct that a stage or method works with. Fields that the struct lacks are ignored: the table has

@@ -19,3 +19,4 @@ mod optimisers;
 mod outcomes;
 mod store;
 mod transforms;
+mod unlearning;

@@ -496,7 +496,7 @@ fn reinit_touches_only_what_it_names() {
     for (name, tensor) in model.tensors().unwrap() {
         let named = name.starts_with("layer4.") || name.starts_with("fc.");
         let norm = name.contains("bn") || name.contains("downsample.1");
-        let constant = (norm && !name.contains("running_")) || name == "fc.bias";
+        let constant = norm && !name.contains("running_");
         assert_eq!(same_bytes(&tensor, &before[&name]), !named || constant, "{name}");
     }
     assert!(model.reinit(&["layer9."], &Rng::new(2)).is_err());
@@ -523,6 +523,21 @@ fn weights_start_by_kaimings_rule_and_by_name() {
     let deeper = Model::init(&small("resnet34", 32, [3, 32, 32]), &Rng::new(1), &CPU).unwrap().tensors().unwrap();
     assert!(same_bytes(&deeper["layer1.0.conv1.weight"], &tensors["layer1.0.conv1.weight"]));
     assert!(!same_bytes(&deeper["layer1.0.conv1.weight"], &tensors["layer1.0.conv2.weight"]));
+}
+
+/// PyTorch draws biases uniform in +-1/sqrt(fan in); a uniform draw's deviation is its bound over sqrt(3).
+#[test]
+fn biases_start_as_pytorch_draws_them() {
+    let wide = Arch::new(&json!({"name": "mlp", "hidden": [4000]}), 3000, [1, 4, 4], &[0.5], &[0.5]).unwrap();
+    let tensors = Model::init(&wide, &Rng::new(1), &CPU).unwrap().tensors().unwrap();
+    for (name, inputs) in [("hidden.0.bias", 16.0_f64), ("fc.bias", 4000.0)] {
+        let values: Vec<f64> = numbers(&tensors[name]).into_iter().map(f64::from).collect();
+        let bound = 1.0 / inputs.sqrt();
+        let deviation = (values.iter().map(|v| v * v).sum::<f64>() / values.len() as f64).sqrt();
+        let mean = values.iter().sum::<f64>() / values.len() as f64;
+        assert!(values.iter().all(|v| v.abs() <= bound * 1.000001), "{name}");
+        assert!((deviation / bound * 3.0_f64.sqrt() - 1.0).abs() < 0.04 && mean.abs() < 0.05 * bound, "{name}");
+    }
 }
 
 #[test]

@@ -10,16 +10,17 @@ use crate::support::place::{Place, SMALL, good, object, objects};
 
 /// Kind with version, stage, and what it made.
 const OUTCOMES: &[(&str, &str, &str)] = &[
-    ("checkpoint 1", "loaded", "1210 values, sum 1.640, length 9.475"),
-    ("compare 2", "table", "\"retrained\" 0.00 \"original\" 2.25 \"unlearned\" 2.97"),
+    ("checkpoint 1", "loaded", "1210 values, sum 0.266, length 9.486"),
+    ("compare 2", "table", "\"retrained\" 0.00 \"original\" 1.93 \"unlearned\" 2.68"),
     ("dataset 1", "images", "20031b2adbf04855"),
-    ("evaluate 1", "evaluate(original, split)", "17970 values, sum -3116.947, length 808.386"),
-    ("evaluate 1", "evaluate(retrained, split)", "17970 values, sum -3847.844, length 921.229"),
-    ("evaluate 1", "evaluate(unlearned, split)", "17970 values, sum -3678.361, length 820.062"),
+    ("evaluate 1", "evaluate(original, split)", "17970 values, sum -4020.967, length 816.617"),
+    ("evaluate 1", "evaluate(retrained, split)", "17970 values, sum -3690.173, length 906.321"),
+    ("evaluate 1", "evaluate(unlearned, split)", "17970 values, sum -4828.229, length 834.582"),
+    ("saliency 1", "salient", "1210 values, sum 605.000, length 24.597"),
     ("split 1", "split", "e09088a5f79b6705"),
-    ("train 1", "original", "1210 values, sum 1.640, length 9.475"),
-    ("train 1", "retrained", "1210 values, sum 1.181, length 9.186"),
-    ("unlearn 1", "unlearned", "1210 values, sum 1.634, length 9.489"),
+    ("train 2", "original", "1210 values, sum 0.266, length 9.486"),
+    ("train 2", "retrained", "1210 values, sum -0.121, length 9.147"),
+    ("unlearn 1", "unlearned", "1210 values, sum 0.229, length 9.500"),
 ];
 
 fn outcome(kind: &str, path: &std::path::Path) -> String {
@@ -56,9 +57,10 @@ fn a_changed_result_needs_a_raised_version_of_its_kind() {
         .unwrap();
     place.write(format!(
         "{SMALL}\n[stages.loaded]\nkind = \"checkpoint\"\npath = \"m.safetensors\"\ntrained_on = \"images\"\n\
-         arch = {{ name = \"mlp\", hidden = [16] }}\n"
+         arch = {{ name = \"mlp\", hidden = [16] }}\n\
+         [stages.salient]\nkind = \"saliency\"\nmodel = \"original\"\ndata = \"split\"\n"
     ));
-    good(place.run(&["run", "r.toml", "loaded"]));
+    good(place.run(&["run", "r.toml", "loaded", "salient"]));
     let mut found: Vec<(String, String, String)> = objects(place.folder.path())
         .iter()
         .map(|path| {

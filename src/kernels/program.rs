@@ -183,7 +183,7 @@ impl Builder {
     }
 
     /// Adds a layer that reads `from`. Convolutions start by Kaiming's rule for ReLU over the fan out, as torchvision's
-    /// residual networks do, linear layers uniform in +-1/sqrt(inputs) with bias 0, batch norms at 1 and 0.
+    /// residual networks do, linear layers and all biases uniform in +-1/sqrt(fan in), batch norms at 1 and 0.
     pub fn layer(&mut self, name: &str, op: Op, mut from: usize) -> Result<usize> {
         if matches!(op, Op::Linear { .. }) && self.shape(from)[1..] != [1, 1] {
             from = self.layer("", Op::Flatten, from)?;
@@ -230,7 +230,9 @@ impl Builder {
                 let deviation = self.deviation.unwrap_or_else(|| (2.0 / fan_in).sqrt());
                 self.parameter(format!("{name}.weight"), kernel, Init::Normal { deviation });
                 if bias {
-                    self.parameter(format!("{name}.bias"), vec![out], Init::Constant(0.0));
+                    // PyTorch takes the weight's second dimension for the fan in, here too
+                    let bound = 1.0 / ((out * window.kernel * window.kernel) as f32).sqrt();
+                    self.parameter(format!("{name}.bias"), vec![out], Init::Uniform { bound });
                 }
                 shape
             }
@@ -239,8 +241,7 @@ impl Builder {
                 let bound = 1.0 / (inputs as f32).sqrt();
                 self.parameter(format!("{name}.weight"), vec![out, inputs], Init::Uniform { bound });
                 if bias {
-                    // zero, not PyTorch's uniform draw: results that exist were made so
-                    self.parameter(format!("{name}.bias"), vec![out], Init::Constant(0.0));
+                    self.parameter(format!("{name}.bias"), vec![out], Init::Uniform { bound });
                 }
                 [out, 1, 1]
             }

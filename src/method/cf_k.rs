@@ -5,7 +5,7 @@ use super::{Method, OPTIMIZER, Registered, SCHEDULE, Scene, count, epochs, lr, r
 use crate::error::Result;
 use crate::nn::loss::cross_entropy;
 use crate::nn::model::{Model, Pass};
-use crate::settings::{COUNT, Entry, Field};
+use crate::settings::{COUNT, Entry, Field, Settings};
 use crate::trainer::Recipe;
 
 pub(super) const METHOD: Registered = Registered {
@@ -14,25 +14,26 @@ pub(super) const METHOD: Registered = Registered {
         about: "fine-tunes the last parts of the network, on retain",
         paper: "Goel et al., Towards adversarial evaluations, 2022, https://arxiv.org/abs/2201.06640",
         version: 1,
-        fields: &[
-            epochs("10"),
-            lr("0.01"),
-            Field::or("parts", COUNT, "2", "last parts that train, by name; 2 is layer4 and fc of a ResNet"),
-            OPTIMIZER,
-            SCHEDULE,
-        ],
+        fields: &[epochs("10"), lr("0.01"), PARTS, OPTIMIZER, SCHEDULE],
     },
-    make: |settings| {
-        let parts = count(settings, "parts")?;
-        Ok(Box::new(CfK { epochs: count(settings, "epochs")?, parts, recipe: recipe(settings)? }))
-    },
+    make: |settings| Ok(Box::new(CfK::new(settings)?)),
 };
 
+pub(super) const PARTS: Field =
+    Field::or("parts", COUNT, "2", "last parts that train, by name; 2 is layer4 and fc of a ResNet");
+
 #[derive(Debug)]
-struct CfK {
+pub(super) struct CfK {
     epochs: usize,
-    parts: usize,
+    pub(super) parts: usize,
     recipe: Recipe,
+}
+
+impl CfK {
+    pub(super) fn new(settings: &Settings) -> Result<Self> {
+        let parts = count(settings, "parts")?;
+        Ok(Self { epochs: count(settings, "epochs")?, parts, recipe: recipe(settings)? })
+    }
 }
 
 impl Method for CfK {
@@ -52,7 +53,7 @@ impl Method for CfK {
 }
 
 /// The last parts of a network, as prefixes of names: `layer4.`, `fc.`.
-fn last(model: &Model, count: usize) -> Vec<String> {
+pub(super) fn last(model: &Model, count: usize) -> Vec<String> {
     let first = |name: &str| format!("{}.", name.split('.').next().unwrap_or_default());
     let mut parts: Vec<String> = model.spans().iter().map(|span| first(&span.name)).collect();
     parts.dedup();

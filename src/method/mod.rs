@@ -1,7 +1,9 @@
 //! Unlearning methods: each a file with its paper, its settings and one function. A newcomer adds a file and an entry
 //! of `METHODS`; the conformance tests run it unasked.
 
+pub mod bad_teaching;
 mod cf_k;
+mod eu_k;
 mod finetune;
 mod l1_sparse;
 mod neggrad;
@@ -10,6 +12,7 @@ mod nothing;
 pub mod random_label;
 pub mod salun;
 mod scrub;
+mod scrub_joint;
 pub mod ssd;
 
 use crate::batches::Loader;
@@ -73,6 +76,9 @@ pub static METHODS: &[Registered] = &[
     l1_sparse::METHOD,
     ssd::METHOD,
     cf_k::METHOD,
+    eu_k::METHOD,
+    bad_teaching::METHOD,
+    scrub_joint::METHOD,
 ];
 
 #[must_use]

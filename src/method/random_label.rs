@@ -1,13 +1,14 @@
 //! Random labels: Graves et al., AAAI 2021, <https://arxiv.org/abs/2010.10981>; as equation 6 of Fan et al. (SalUn),
 //! ICLR 2024: min CE_f(y') + weight CE_r(y), y' drawn once, uniform over the wrong classes. Per epoch all forget
-//! batches, then all retain batches.
+//! batches, then all retain batches. SalUn's published code draws over all classes, the true one among them:
+//! `labels = "any"`.
 
 use super::{Method, OPTIMIZER, Registered, SCHEDULE, Scene, count, epochs, lr, number, recipe};
 use crate::batches::Loader;
 use crate::error::Result;
 use crate::nn::loss::cross_entropy;
 use crate::nn::model::Model;
-use crate::settings::{Entry, Field, POSITIVE, Settings};
+use crate::settings::{Entry, Field, POSITIVE, Settings, Type};
 use crate::trainer::Recipe;
 
 pub(super) const METHOD: Registered = Registered {
@@ -20,6 +21,7 @@ pub(super) const METHOD: Registered = Registered {
             epochs("10"),
             lr("0.01"),
             Field::or("retain_weight", POSITIVE, "1.0", "weight of the retain loss"),
+            LABELS,
             OPTIMIZER,
             SCHEDULE,
         ],
@@ -27,8 +29,12 @@ pub(super) const METHOD: Registered = Registered {
     make: |settings| Ok(Box::new(RandomLabel::new(settings)?)),
 };
 
+pub(super) const LABELS: Field =
+    Field::or("labels", Type::Choice(&["wrong", "any"]), "\"wrong\"", "classes to draw the forget set's labels from");
+
 #[derive(Debug)]
 pub struct RandomLabel {
+    any: bool,
     epochs: usize,
     retain_weight: f64,
     recipe: Recipe,
@@ -37,13 +43,14 @@ pub struct RandomLabel {
 impl RandomLabel {
     pub fn new(settings: &Settings) -> Result<Self> {
         let retain_weight = number(settings, "retain_weight")?;
-        Ok(Self { epochs: count(settings, "epochs")?, retain_weight, recipe: recipe(settings)? })
+        let any = settings.get("labels").is_some_and(|labels| labels == "any");
+        Ok(Self { any, epochs: count(settings, "epochs")?, retain_weight, recipe: recipe(settings)? })
     }
 }
 
 impl Method for RandomLabel {
     fn unlearn(&self, student: &mut Model, scene: &Scene) -> Result<()> {
-        let forget: Loader = scene.forget.mislabelled(&scene.rng.fork("labels"));
+        let forget: Loader = scene.forget.mislabelled(self.any, &scene.rng.fork("labels"));
         let steps = forget.steps(self.epochs) + scene.retain.steps(self.epochs);
         let mut trainer = scene.trainer(student, &self.recipe, steps)?;
         for epoch in 0..self.epochs {

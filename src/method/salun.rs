@@ -2,7 +2,7 @@
 //! for the forget set: the largest share `keep` of |sum over forget batches of the gradient of CE_f| in evaluation mode,
 //! all parameters ranked together. The others keep every bit: neither weight decay nor momentum moves them.
 
-use super::random_label::RandomLabel;
+use super::random_label::{LABELS, RandomLabel};
 use super::{Method, OPTIMIZER, Registered, SCHEDULE, Scene, epochs, lr, number, slopes};
 use crate::batches::Loader;
 use crate::error::Result;
@@ -21,6 +21,7 @@ pub(super) const METHOD: Registered = Registered {
             lr("0.013"),
             Field::or("keep", SHARE, "0.5", "share of the weights that may move"),
             Field::or("retain_weight", POSITIVE, "1.0", "weight of the retain loss"),
+            LABELS,
             OPTIMIZER,
             SCHEDULE,
         ],

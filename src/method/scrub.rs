@@ -6,7 +6,7 @@ use super::{Method, OPTIMIZER, Registered, SCHEDULE, Scene, count, epochs, lr, n
 use crate::error::Result;
 use crate::nn::loss::{cross_entropy, distill};
 use crate::nn::model::Model;
-use crate::settings::{Entry, Field, NATURAL, POSITIVE};
+use crate::settings::{Entry, Field, NATURAL, POSITIVE, TEMPERATURE};
 use crate::trainer::Recipe;
 
 pub(super) const METHOD: Registered = Registered {
@@ -21,7 +21,7 @@ pub(super) const METHOD: Registered = Registered {
             Field::or("msteps", NATURAL, "3", "epochs that begin with a pass over the forget set"),
             Field::or("gamma", POSITIVE, "1.0", "weight of the retain cross-entropy"),
             Field::or("alpha", POSITIVE, "0.5", "weight of the retain divergence"),
-            Field::or("temperature", POSITIVE, "4.0", "softens both outputs; above 0"),
+            Field::or("temperature", TEMPERATURE, "4.0", "softens both outputs"),
             OPTIMIZER,
             SCHEDULE,
         ],

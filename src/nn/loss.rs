@@ -102,6 +102,13 @@ pub fn kl_to(target: &Tensor, student: &Tensor, temperature: f64) -> Result<Tens
     })
 }
 
+/// softmax(logits / temperature), row by row, as a constant: a teacher's answer for `kl_to`.
+pub fn softened(logits: &Tensor, temperature: f64) -> Result<Tensor> {
+    matrix(logits, "logits")?;
+    warm(temperature)?;
+    Ok(composed::log_softmax(&logits.detach(), temperature)?.exp()?)
+}
+
 /// log softmax(row / temperature) into `out`; finite for all finite rows.
 fn log_softmax(row: &[f64], temperature: f64, out: &mut [f64]) {
     let top = row.iter().fold(f64::NEG_INFINITY, |top, &x| top.max(x));

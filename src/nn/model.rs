@@ -73,7 +73,7 @@ impl std::fmt::Debug for Model {
 
 impl Model {
     /// Fresh weights, each parameter drawn from the fork of its name: convolutions by Kaiming's rule (normal, fan out,
-    /// ReLU), linear layers uniform in +-1/sqrt(inputs) with bias 0, batch norms 1 and 0.
+    /// ReLU), linear layers and all biases uniform in +-1/sqrt(fan in), batch norms 1 and 0.
     pub fn init(arch: &Arch, rng: &Rng, device: &Device) -> Result<Self> {
         let program = Arc::new(arch.program()?);
         let mut theta = Vec::with_capacity(program.len());

@@ -1,5 +1,5 @@
 //! What a model was trained on must be what it meets: an original trained on other images, or an oracle that kept other
-//! images than this split forgets, would make every number about forgetting wrong.
+//! images than this split forgets, would make every number about forgetting wrong. A mask must be one of the same network.
 
 use std::collections::BTreeMap;
 
@@ -27,6 +27,15 @@ pub(super) fn mistakes(plan: &DiGraph<Step, String>) -> Vec<Mistake> {
         {
             origins.insert(node, own);
         }
+        if let (Some(model), Some(mask)) = (model, input(node, "mask"))
+            && let (Some(own), Some(other)) = (network(plan, model), network(plan, mask))
+            && own != other
+        {
+            let (model, mask) = (&plan[model], &plan[mask]);
+            let what = format!("the mask `{}` was made for another network than that of `{}`", mask.name, model.name);
+            let mistake = Mistake::at(&plan[node].place, what).label("the networks differ");
+            mistakes.push(mistake.related(&mask.place, format!("`{}` is declared here", mask.base)));
+        }
         let (Some(model), Some(origin), Some(data)) = (model, origin, input(node, "data")) else { continue };
         if plan[data].makes != Kind::Split {
             continue;
@@ -48,4 +57,14 @@ pub(super) fn mistakes(plan: &DiGraph<Step, String>) -> Vec<Mistake> {
         }
     }
     mistakes
+}
+
+/// The architecture that a step's settings name, or those of the model that it was made from.
+fn network(plan: &DiGraph<Step, String>, mut node: NodeIndex) -> Option<&serde_json::Value> {
+    loop {
+        if let Some(arch) = plan[node].settings.get("arch") {
+            return Some(arch);
+        }
+        node = plan.edges_directed(node, Direction::Incoming).find(|edge| edge.weight() == "model")?.source();
+    }
 }

@@ -4,6 +4,7 @@ pub mod checkpoint;
 pub mod compare;
 pub mod dataset;
 pub mod evaluate;
+pub mod saliency;
 pub mod split;
 pub mod train;
 pub mod unlearn;
@@ -129,8 +130,16 @@ impl Desk for NoDesk {
 }
 
 /// All kinds of stage, in the order they are listed to users.
-pub static STAGES: &[&StageKind] =
-    &[&dataset::KIND, &split::KIND, &checkpoint::KIND, &train::KIND, &unlearn::KIND, &evaluate::KIND, &compare::KIND];
+pub static STAGES: &[&StageKind] = &[
+    &dataset::KIND,
+    &split::KIND,
+    &checkpoint::KIND,
+    &train::KIND,
+    &saliency::KIND,
+    &unlearn::KIND,
+    &evaluate::KIND,
+    &compare::KIND,
+];
 
 /// The kind of that name.
 #[must_use]

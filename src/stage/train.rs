@@ -26,7 +26,8 @@ pub(super) const BATCH: Field = Field::or("batch", COUNT, "128", "images a step"
 pub const KIND: StageKind = StageKind {
     name: "train",
     about: "trains a network from scratch",
-    version: 1,
+    // 2: the bias of a linear layer starts as PyTorch draws it, not at 0
+    version: 2,
     makes: Makes::Always(Kind::Model),
     fields: &[
         Field::required("data", Type::Stage(&[Kind::Images, Kind::Split]), "what to train on"),

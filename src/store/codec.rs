@@ -1,5 +1,6 @@
 //! Artifacts as bytes: one safetensors file with the tensors and, in one metadata entry, the record.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::Arc;
@@ -7,6 +8,7 @@ use std::sync::Arc;
 use candle_core::safetensors::Load;
 use candle_core::{Device, Tensor};
 use safetensors::SafeTensors;
+use safetensors::tensor::{Dtype, SafeTensorError, View};
 use serde_json::{Value, json};
 
 use crate::artifact::{Artifact, Encoded, Mask, Scores, Weights};
@@ -36,39 +38,88 @@ pub fn from_bytes(bytes: &[u8], path: &Path) -> Result<Encoded> {
     Ok(Encoded { tensors, record })
 }
 
-pub fn encode(artifact: &Artifact) -> Result<Encoded> {
-    let mut tensors = BTreeMap::new();
-    let vector = |values: &[u32]| Tensor::from_slice(values, values.len(), &Device::Cpu);
-    let record = match artifact {
+/// A tensor on its way to disk; bytes that lie in memory already go there without a copy.
+enum Held<'a> {
+    Tensor(Tensor),
+    Bytes { dtype: Dtype, shape: Vec<usize>, data: Cow<'a, [u8]> },
+}
+
+impl View for Held<'_> {
+    fn dtype(&self) -> Dtype {
+        match self {
+            Held::Tensor(tensor) => View::dtype(&tensor),
+            Held::Bytes { dtype, .. } => *dtype,
+        }
+    }
+
+    fn shape(&self) -> &[usize] {
+        match self {
+            Held::Tensor(tensor) => tensor.dims(),
+            Held::Bytes { shape, .. } => shape,
+        }
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        match self {
+            Held::Tensor(tensor) => Cow::Owned(View::data(&tensor).into_owned()),
+            Held::Bytes { data, .. } => Cow::Borrowed(data),
+        }
+    }
+
+    fn data_len(&self) -> usize {
+        match self {
+            Held::Tensor(tensor) => View::data_len(&tensor),
+            Held::Bytes { data, .. } => data.len(),
+        }
+    }
+}
+
+/// Writes an artifact into a new file.
+pub fn write(artifact: &Artifact, path: &Path) -> Result<()> {
+    let (tensors, record) = encode(artifact);
+    let metadata = HashMap::from([(ENTRY.to_owned(), record.to_string())]);
+    safetensors::serialize_to_file(tensors, Some(metadata), path).map_err(|error| match error {
+        SafeTensorError::IoError(error) => Error::io("write", path)(error),
+        other => Error::invalid(other.to_string()),
+    })
+}
+
+fn encode(artifact: &Artifact) -> (Vec<(String, Held<'_>)>, Value) {
+    let numbers = |values: &[u32]| Held::Bytes {
+        dtype: Dtype::U32,
+        shape: vec![values.len()],
+        data: values.iter().flat_map(|value| value.to_le_bytes()).collect(),
+    };
+    let named = |tensors: &BTreeMap<String, Tensor>| {
+        tensors.iter().map(|(name, tensor)| (name.clone(), Held::Tensor(tensor.clone()))).collect()
+    };
+    match artifact {
         Artifact::Images(images) => {
             let [channels, height, width] = images.size;
+            let mut tensors = Vec::new();
             for (name, part) in parts(images) {
-                let shape = (part.len(), height, width, channels);
-                tensors.insert(format!("{name}.pixels"), Tensor::from_slice(&part.pixels, shape, &Device::Cpu)?);
-                tensors.insert(format!("{name}.labels"), vector(&part.labels)?);
+                let shape = vec![part.len(), height, width, channels];
+                let pixels = Held::Bytes { dtype: Dtype::U8, shape, data: Cow::Borrowed(&part.pixels) };
+                tensors.push((format!("{name}.pixels"), pixels));
+                tensors.push((format!("{name}.labels"), numbers(&part.labels)));
             }
-            json!({ "name": images.name, "classes": images.classes, "size": images.size, "mean": images.mean,
-                "std": images.std })
+            let record = json!({ "name": images.name, "classes": images.classes, "size": images.size,
+                "mean": images.mean, "std": images.std });
+            (tensors, record)
         }
-        Artifact::Split(split) => {
-            tensors.insert("forget".to_owned(), vector(&split.forget)?);
-            json!({ "classes": split.classes, "retain": split.retain.len() })
-        }
+        Artifact::Split(split) => (
+            vec![("forget".to_owned(), numbers(&split.forget))],
+            json!({ "classes": split.classes, "retain": split.retain.len() }),
+        ),
         Artifact::Model(weights) => {
-            tensors = weights.tensors.clone();
-            json!({ "arch": weights.arch, "trained_on": weights.trained_on })
+            (named(&weights.tensors), json!({ "arch": weights.arch, "trained_on": weights.trained_on }))
         }
         Artifact::Mask(mask) => {
-            tensors.insert("keep".to_owned(), mask.keep.clone());
-            json!({ "arch": mask.arch })
+            (vec![("keep".to_owned(), Held::Tensor(mask.keep.clone()))], json!({ "arch": mask.arch }))
         }
-        Artifact::Scores(scores) => {
-            tensors = scores.tensors.clone();
-            scores.record.clone()
-        }
-        Artifact::Table(table) => (**table).clone(),
-    };
-    Ok(Encoded { tensors, record })
+        Artifact::Scores(scores) => (named(&scores.tensors), scores.record.clone()),
+        Artifact::Table(table) => (Vec::new(), (**table).clone()),
+    }
 }
 
 fn parts(images: &Images) -> [(&'static str, &Part); 4] {

@@ -181,12 +181,13 @@ impl Store {
 
     /// Publishes a result. Where another run was first, its result stands.
     pub fn save(&self, artifact: &Artifact, mut manifest: Manifest) -> Result<()> {
-        let bytes = codec::to_bytes(&codec::encode(artifact)?)?;
-        manifest.digest = blake3::hash(&bytes).to_hex().to_string();
-        manifest.bytes = bytes.len() as u64;
         let temp = self.root.join("temp");
         let made = tempfile::Builder::new().prefix("new-").tempdir_in(&temp).map_err(Error::io("create", &temp))?;
-        write_synced(&made.path().join(ARTIFACT), &bytes)?;
+        let path = made.path().join(ARTIFACT);
+        codec::write(artifact, &path)?;
+        let file = fs::File::open(&path).and_then(|file| file.sync_all().map(|()| file));
+        let size = file.and_then(|file| file.metadata()).map_err(Error::io("write", &path))?.len();
+        (manifest.digest, manifest.bytes) = (Self::digest_of(&path)?, size);
         write_synced(&made.path().join(MANIFEST), &manifest.to_bytes()?)?;
         sync_folder(made.path());
         let folder = self.folder(&manifest.fingerprint);

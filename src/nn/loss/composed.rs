@@ -7,7 +7,7 @@ use candle_core::{D, DType, Tensor};
 use super::arpl::{self, Arpl};
 use crate::error::Result;
 
-fn log_softmax(logits: &Tensor, temperature: f64) -> Result<Tensor> {
+pub(super) fn log_softmax(logits: &Tensor, temperature: f64) -> Result<Tensor> {
     let top = logits.detach().max_keepdim(D::Minus1)?;
     let shifted = (logits.broadcast_sub(&top)? / temperature)?;
     let sum = shifted.exp()?.sum_keepdim(D::Minus1)?;

@@ -1,0 +1,72 @@
+//! What the stages around a method refuse and respect, from a recipe.
+
+use candle_core::Device;
+
+use crate::support::place::{Place, SMALL, good, object};
+
+const SALIENT: &str = r#"
+[stages.wide]
+kind = "train"
+data = "images"
+arch = { name = "mlp", hidden = [8] }
+epochs = 1
+
+[stages.salient]
+kind = "saliency"
+model = "original"
+data = "split"
+keep = 0.25
+"#;
+
+fn with_mask() -> String {
+    SMALL.replace("epochs = 2\n", "epochs = 2\nmask = \"salient\"\n") + SALIENT
+}
+
+/// What the program says of a recipe that it refuses.
+fn refusal(recipe: &str) -> String {
+    let output = Place::new(recipe).run(&["plan", "r.toml"]);
+    let words = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{words}");
+    words
+}
+
+#[test]
+fn a_mask_holds_from_stage_to_stage() {
+    let place = Place::new(&with_mask());
+    good(place.run(&["run", "r.toml"]));
+    let weights = |name: &str| {
+        let file = object(&place, name).join("artifact.safetensors");
+        let tensors = candle_core::safetensors::load(file, &Device::Cpu).unwrap();
+        let mut names: Vec<&String> = tensors.keys().collect();
+        names.sort();
+        let values = |name: &&String| tensors[*name].flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        names.iter().flat_map(values).collect::<Vec<f32>>()
+    };
+    let (before, after) = (weights("original"), weights("unlearned"));
+    let moved = before.iter().zip(&after).filter(|(b, a)| b.to_bits() != a.to_bits()).count();
+    assert!(moved > before.len() / 5 && moved <= before.len() / 4, "{moved} of {}", before.len());
+    assert_eq!(weights("salient").iter().sum::<f32>() as usize, before.len() / 4);
+}
+
+#[test]
+fn a_mask_of_another_network_is_a_mistake_of_the_plan() {
+    let words = refusal(
+        &with_mask()
+            .replace("model = \"original\"\ndata = \"split\"\nkeep", "model = \"wide\"\ndata = \"split\"\nkeep"),
+    );
+    assert!(words.contains("the mask `salient` was made for another network than that of `original`"), "{words}");
+    let words = refusal(&SMALL.replace("epochs = 2\n", "epochs = 2\nmask = \"retrained\"\n"));
+    assert!(words.contains("`mask` must be a stage that makes mask, but `retrained` makes model"), "{words}");
+}
+
+#[test]
+fn settings_that_do_not_go_together_are_mistakes() {
+    let scrub = |more: &str| SMALL.replace("method = \"neggrad_plus\"", &format!("method = \"scrub\"\n{more}"));
+    let words = refusal(&scrub("msteps = 4"));
+    assert!(words.contains("`msteps` is 4, but there are 2 epochs") && words.contains("r.toml:"), "{words}");
+    // the default of 3 as well
+    assert!(refusal(&scrub("")).contains("`msteps` is 3, but there are 2 epochs"));
+    let words = refusal(&scrub("msteps = 2\ntemperature = 0"));
+    assert!(words.contains("`temperature`") && words.contains("0.01"), "{words}");
+    good(Place::new(&scrub("msteps = 2")).run(&["plan", "r.toml"]));
+}
