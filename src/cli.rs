@@ -288,8 +288,17 @@ fn planned(path: &Path, common: &Common) -> Result<(Recipe, Plan, Store)> {
 fn planned_with(path: &Path, common: &Common, reporter: Option<&dyn Reporter>) -> Result<(Recipe, Plan, Store)> {
     let recipe = read(path, &common.set)?;
     let evaluate = &stage::evaluate::KIND;
-    // Wiring first: a mistake in the recipe should show even where the data is not at hand.
-    Plan::new(&recipe, evaluate, &BTreeMap::new())?;
-    let plan = Plan::new(&recipe, evaluate, &files::files(&recipe, &common.data, reporter)?)?;
+    let files = match files::files(&recipe, &common.data, None) {
+        Ok(files) => files,
+        Err(absent) => {
+            // A mistake in the wiring should show even where the data is not at hand, and before any is fetched.
+            Plan::new(&recipe, evaluate, &BTreeMap::new())?;
+            if reporter.is_none() {
+                return Err(absent);
+            }
+            files::files(&recipe, &common.data, reporter)?
+        }
+    };
+    let plan = Plan::new(&recipe, evaluate, &files)?;
     Ok((recipe, plan, Store::open(common.store.as_deref())?))
 }

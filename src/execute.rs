@@ -100,7 +100,7 @@ pub fn run(
     let mut summary = run.summary;
     let there = |node: &&NodeIndex| {
         let step = plan.step(**node);
-        !summary.ran.contains(&step.name) && store.status(&step.fingerprint).is_some()
+        !summary.ran.contains(&step.name) && store.has(&step.fingerprint)
     };
     summary.cached = plan.order.iter().filter(there).count();
     let seconds = begun.elapsed().as_secs_f64();

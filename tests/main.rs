@@ -17,6 +17,7 @@ mod network;
 mod numerics;
 mod optimisers;
 mod outcomes;
+mod recipes;
 mod store;
 mod transforms;
 mod unlearning;

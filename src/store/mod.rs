@@ -136,6 +136,13 @@ impl Store {
         (manifest.fingerprint == fingerprint && manifest.bytes == size).then_some(manifest)
     }
 
+    /// Whether there is a result at all, sound or not: for counting, without reading it.
+    #[must_use]
+    pub fn has(&self, fingerprint: &str) -> bool {
+        let folder = self.folder(fingerprint);
+        folder.join(MANIFEST).exists() && folder.join(ARTIFACT).exists()
+    }
+
     /// Reads an artifact and verifies its digest. `carried` is what its kind is read with, by fingerprint: it must be
     /// what the artifact was made from. What is damaged is put aside, and the error says so.
     pub fn load(&self, fingerprint: &str, carried: Option<(&str, &Artifact)>) -> Result<Artifact> {

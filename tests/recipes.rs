@@ -1,0 +1,72 @@
+//! The recipes that come with Recant: every one can be read, and those made small for it run.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+fn recipes(folder: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.to_string_lossy().into_owned();
+            if path.is_dir() {
+                folders.push(path);
+            } else if name.ends_with(".toml") && !name.ends_with(".params.toml") {
+                found.push(path);
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+fn recant(words: &[&str], recipe: &Path) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_recant")).args(words).arg(recipe).output().unwrap()
+}
+
+#[test]
+fn every_recipe_can_be_read() {
+    let all = recipes("recipes");
+    assert!(all.len() > 15, "{}", all.len());
+    for path in all {
+        let output = recant(&["show"], &path);
+        assert!(output.status.success(), "{}: {}", path.display(), String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+/// One store for all: the original is trained once, an oracle once for each forget set.
+#[test]
+fn the_small_twins_run_and_share_what_they_can() {
+    let store = tempfile::tempdir().unwrap();
+    let at = store.path().to_str().unwrap();
+    let (mut trained, mut unlearned) = (0, 0);
+    for path in recipes("recipes/original/small") {
+        let output = recant(&["run", "--json", "--store", at], &path);
+        assert!(output.status.success(), "{}: {}", path.display(), String::from_utf8_lossy(&output.stderr));
+        let text = [output.stdout, output.stderr].concat();
+        let text = String::from_utf8_lossy(&text);
+        let done = |stage: &str| text.matches(&format!("\"finished\",\"stage\":\"{stage}\"")).count();
+        trained += done("original") + done("retrained");
+        unlearned += done("unlearned");
+        assert!(text.contains("\"event\":\"table\""), "{text}");
+        // Again, and nothing is executed.
+        let again = recant(&["plan", "--check", "--store", at], &path);
+        assert_eq!(again.status.code(), Some(0), "{}", path.display());
+    }
+    assert_eq!((trained, unlearned), (3, recipes("recipes/original/small").len() - 1));
+}
+
+/// Two command lines that differ in one thing are two recipes that differ in one thing.
+#[test]
+fn diff_shows_the_factor_between_two_of_the_originals() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("recipes/original/small");
+    let output = Command::new(env!("CARGO_BIN_EXE_recant"))
+        .arg("diff")
+        .args([folder.join("scrub.toml"), folder.join("scrub-class.toml")])
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}");
+    assert!(text.contains("forget") && text.contains("lr") && !text.contains("stages.original"), "{text}");
+}
