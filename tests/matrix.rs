@@ -273,3 +273,17 @@ fn a_model_that_meets_a_split_it_was_not_trained_for_is_a_mistake_of_the_plan() 
     assert!(found.contains("`original` was trained on `more`, but meets the split `split`"), "{found}");
     assert!(found.contains("`forgotten[method=neggrad]` was trained on `more`"), "through the method: {found}");
 }
+
+/// A table whose metrics look at the model alone leaves its evaluations independent of the oracle.
+#[test]
+fn an_evaluation_reads_the_reference_only_where_a_metric_does() {
+    let reads = |text: &str| {
+        let plan = plan(text);
+        let evaluations = plan.order.iter().filter(|&&node| plan.step(node).kind.name == "evaluate");
+        evaluations.filter(|&&node| plan.inputs(node).any(|(role, _)| role == "reference")).count()
+    };
+    assert_eq!(reads(BASE), 0);
+    let more =
+        BASE.replace("kind = \"compare\"", "kind = \"compare\"\nmetrics = [\"accuracy\", \"mia_confidence\", \"tow\"]");
+    assert!(reads(&more) > 2);
+}

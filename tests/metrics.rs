@@ -1,9 +1,12 @@
 //! Metrics against the golden cases.
 
 use candle_core::{DType, Device, Tensor};
-use recant::metric::{Answers, classification, membership};
+use recant::metric::cka::Alignment;
+use recant::metric::roc::Curve;
+use recant::metric::{Answers, METRICS, agreement, classification, entropy, membership};
 
-use crate::support::golden;
+use crate::support::golden::{self, Case};
+use crate::support::place::{Place, SMALL, good};
 
 fn numbers(tensor: &Tensor) -> Vec<f64> {
     tensor.to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1().unwrap()
@@ -63,4 +66,138 @@ fn golden_loss_membership_attack() {
         let mean = fits.iter().map(|fit| fit.accuracy).sum::<f64>() / fits.len() as f64;
         case.compare("accuracy", &tensor(vec![mean]));
     }
+}
+
+/// Softmax of logits, f64 where the case has them so.
+fn answers(case: &Case, logits: &str, labels: Option<&str>) -> Answers {
+    let rows = case.tensor(logits).to_dtype(DType::F32).unwrap();
+    let (count, classes) = rows.dims2().unwrap();
+    let labels = labels.map_or(vec![0; count], |name| numbers(case.tensor(name)).iter().map(|y| *y as u32).collect());
+    Answers::new(&rows.flatten_all().unwrap().to_vec1::<f32>().unwrap(), labels, classes)
+}
+
+#[test]
+fn golden_entropies() {
+    for case in golden::of_method("metric_entropy") {
+        for prefix in ["", "extreme."] {
+            let answers = answers(&case, &format!("{prefix}logits"), Some(&format!("{prefix}y")));
+            let plain = answers.rows().map(|(row, _)| entropy::entropy(row)).collect();
+            let modified = answers.rows().map(|(row, label)| entropy::modified_entropy(row, label)).collect();
+            case.compare(&format!("{prefix}entropy"), &tensor(plain));
+            case.compare(&format!("{prefix}modified_entropy"), &tensor(modified));
+            if prefix.is_empty() {
+                case.compare("confidence", &tensor(answers.confidence()));
+            }
+        }
+    }
+}
+
+#[test]
+fn golden_confusion() {
+    for case in golden::of_method("metric_classification") {
+        let counts = classification::confusion(&answers(&case, "logits", Some("y")));
+        case.compare("confusion", &tensor(counts.concat().into_iter().map(|count| count as f64).collect()));
+    }
+}
+
+#[test]
+fn golden_roc() {
+    for case in golden::of_method("metric_roc") {
+        let curve = Curve::new(&numbers(case.tensor("positive")), &numbers(case.tensor("negative")));
+        case.compare("threshold", &tensor(curve.thresholds.clone()));
+        case.compare("tpr", &tensor(curve.tpr.clone()));
+        case.compare("fpr", &tensor(curve.fpr.clone()));
+        case.compare("auc", &tensor(vec![curve.area()]));
+        case.compare("tpr_at_1pct_fpr", &tensor(vec![curve.tpr_at(0.01)]));
+        case.compare("tpr_at_0.1pct_fpr", &tensor(vec![curve.tpr_at(0.001)]));
+        case.compare("best_balanced_accuracy", &tensor(vec![curve.best_balanced_accuracy()]));
+    }
+}
+
+#[test]
+fn golden_agreement() {
+    for case in golden::of_method("metric_activation_distance") {
+        let all = agreement::distances(&answers(&case, "a.logits", None), &answers(&case, "b.logits", None));
+        case.compare("mean", &tensor(vec![all.iter().sum::<f64>() / all.len() as f64]));
+        case.compare("distance", &tensor(all));
+    }
+    for case in golden::of_method("metric_js_zrf") {
+        let (own, random) = (answers(&case, "unlearned.logits", None), answers(&case, "random.logits", None));
+        let all = agreement::divergences(&own, &random);
+        let mean = all.iter().sum::<f64>() / all.len() as f64;
+        case.compare("js_mean", &tensor(vec![mean]));
+        case.compare("zrf", &tensor(vec![1.0 - mean]));
+        case.compare("js", &tensor(all));
+    }
+    for case in golden::of_method("metric_tow") {
+        let shares = |name: &str| <[f64; 3]>::try_from(numbers(case.tensor(name))).unwrap();
+        case.compare("tow", &tensor(vec![agreement::tow(shares("unlearned"), shares("retrained"))]));
+    }
+}
+
+#[test]
+fn golden_cka() {
+    for case in golden::of_method("metric_cka") {
+        let (x, y) = (case.tensor("x"), case.tensor("y"));
+        let (count, size) = (x.dims()[0], case.number("batch_size") as usize);
+        let (mut alignment, mut terms) = (Alignment::default(), Vec::new());
+        for start in (0..count).step_by(size) {
+            let part = |t: &Tensor| t.narrow(0, start, size.min(count - start)).unwrap();
+            terms.extend(alignment.add(&part(x), &part(y)).unwrap());
+        }
+        case.compare("hsic", &tensor(terms));
+        case.compare("minibatch", &tensor(vec![alignment.value().unwrap()]));
+        let mut whole = Alignment::default();
+        whole.add(x, y).unwrap();
+        case.compare("unbiased", &tensor(vec![whole.value().unwrap()]));
+    }
+}
+
+/// Every registered metric, on one recipe: the reference is like itself, the others are not.
+#[test]
+fn every_metric_measures_and_the_reference_is_like_itself() {
+    let names: Vec<String> = METRICS.iter().map(|metric| format!("\"{}\"", metric.name)).collect();
+    let all = format!("[\"original\", \"unlearned\"]\nmetrics = [{}]\n", names.join(", "));
+    let place = Place::new(&SMALL.replace("[\"original\", \"unlearned\"]\n", &all));
+    let output = place.run(&["run", "r.toml", "--json"]);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    good(output);
+    let table = text.lines().find(|line| line.contains("\"event\":\"table\"")).unwrap();
+    let table: serde_json::Value = serde_json::from_str(table).unwrap();
+    let table = &table["table"];
+    let columns: Vec<&str> = table["columns"].as_array().unwrap().iter().map(|c| c["name"].as_str().unwrap()).collect();
+    for metric in METRICS {
+        let known = |column: &&&str| {
+            column.starts_with(metric.name) || metric.name == "by_class" && column.starts_with("recall")
+        };
+        assert!(columns.iter().any(|column| known(&column)), "{} is not in {columns:?}", metric.name);
+    }
+    let value = |row: &str, column: &str| {
+        let at = columns.iter().position(|known| *known == column).unwrap();
+        let row = table["rows"].as_array().unwrap().iter().find(|r| r["name"] == row).unwrap();
+        row["values"][at].as_f64().unwrap()
+    };
+    let near = |a: f64, b: f64| (a - b).abs() < 1e-9;
+    for (column, same) in [
+        ("agreement.forget", 100.0),
+        ("activation_distance.test", 0.0),
+        ("js_divergence.forget", 0.0),
+        ("tow", 1.0),
+        ("cka.features", 1.0),
+    ] {
+        assert!(near(value("retrained", column), same), "{column}: {}", value("retrained", column));
+        assert!(!near(value("original", column), same), "{column}");
+    }
+    for row in ["retrained", "original", "unlearned"] {
+        assert!((0.3..1.0).contains(&value(row, "zrf")), "{}", value(row, "zrf"));
+        // recall of a class is the share of its test images that are right: together the accuracy
+        let recalls: f64 = (0..10).map(|class| value(row, &format!("recall.{class}"))).sum::<f64>() / 10.0;
+        assert!((recalls - value(row, "accuracy.test")).abs() < 2.0);
+    }
+    // An evaluation of its own says so before anything runs.
+    let alone = SMALL.to_owned()
+        + "\n[stages.alone]\nkind = \"evaluate\"\nmodel = \"original\"\ndata = \"split\"\nmetrics = [\"tow\"]\n";
+    let output = Place::new(&alone).run(&["plan", "r.toml"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("compare with another model"));
 }

@@ -1,17 +1,31 @@
 //! Accuracy and loss, over samples (not means of batch means).
 
-use super::{Aim, Answers, Evidence, Measured, Metric, number};
+use super::{Aim, Answers, Evidence, Measured, Metric, Needs, number};
 use crate::error::Result;
 
 pub const ACCURACY: Metric = Metric {
     name: "accuracy",
     about: "share of images classified right, by part, in percent",
     paper: "",
+    needs: Needs::NOTHING,
     measure: accuracies,
 };
 
-pub const LOSS: Metric =
-    Metric { name: "loss", about: "mean cross-entropy by part, in nats", paper: "", measure: losses };
+pub const LOSS: Metric = Metric {
+    name: "loss",
+    about: "mean cross-entropy by part, in nats",
+    paper: "",
+    needs: Needs::NOTHING,
+    measure: losses,
+};
+
+pub const BY_CLASS: Metric = Metric {
+    name: "by_class",
+    about: "precision, recall and specificity of each class, on test",
+    paper: "",
+    needs: Needs::NOTHING,
+    measure: by_class,
+};
 
 /// The class of the largest probability, by image; ties go to the first.
 #[must_use]
@@ -60,4 +74,36 @@ fn losses(evidence: &Evidence) -> Result<Measured> {
     let mean = |answers: &Answers| answers.losses().iter().sum::<f64>() / answers.labels.len() as f64;
     let numbers = parts.into_iter().filter(|(_, answers, _)| !answers.is_empty());
     Ok((numbers.map(|(name, answers, aim)| number(name, mean(answers), "", aim)).collect(), Vec::new()))
+}
+
+/// Counts, row by row: true class by predicted class.
+#[must_use]
+pub fn confusion(answers: &Answers) -> Vec<Vec<u64>> {
+    let mut counts = vec![vec![0; answers.classes]; answers.classes];
+    for (guess, &label) in predictions(answers).into_iter().zip(&answers.labels) {
+        counts[label as usize][guess as usize] += 1;
+    }
+    counts
+}
+
+/// Shares that have no image to count are left out.
+fn by_class(evidence: &Evidence) -> Result<Measured> {
+    let counts = confusion(&evidence.test);
+    let all: u64 = counts.iter().flatten().sum();
+    let mut numbers = Vec::new();
+    for (class, row) in counts.iter().enumerate() {
+        let hit = row[class];
+        let (own, called) = (row.iter().sum::<u64>(), counts.iter().map(|row| row[class]).sum::<u64>());
+        let gone = evidence.forgotten.contains(&(class as u32));
+        let aim = if gone { Aim::LikeOracle } else { Aim::Higher };
+        let others = all - own;
+        for (name, part, whole) in
+            [("precision", hit, called), ("recall", hit, own), ("specificity", others - (called - hit), others)]
+        {
+            if whole > 0 {
+                numbers.push(number(&format!("{name}.{class}"), 100.0 * part as f64 / whole as f64, "%", aim));
+            }
+        }
+    }
+    Ok((numbers, Vec::new()))
 }

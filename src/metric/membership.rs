@@ -1,6 +1,7 @@
 //! Membership inference. `mia_confidence` is SalUn's MIA-efficacy (Fan et al., ICLR 2024,
 //! <https://arxiv.org/abs/2310.12508>): an SVC (RBF, C = 3, gamma = 1/features) learns members (retain) from non-members
-//! (test) by the confidence in the true class; the value is the share of the forget set that it calls non-members.
+//! (test) by the confidence in the true class; the value is the share of the forget set that it calls non-members. The other
+//! SVC attacks differ in the feature alone (Song and Mittal, USENIX Security 2021), always of softmax outputs.
 //! `mia_loss` is that of the NeurIPS 2023 unlearning challenge: a logistic regression tells forget from test losses; its
 //! cross-validated accuracy is 0.5 where nothing leaks.
 
@@ -8,21 +9,64 @@ use linfa::prelude::{Dataset, Fit, Predict};
 use linfa_svm::Svm;
 use ndarray::Array2;
 
-use super::{Aim, Evidence, Measured, Metric, number};
+use super::entropy::{entropy, modified_entropy};
+use super::{Aim, Answers, Evidence, Measured, Metric, Needs, number};
 use crate::error::{Error, Result};
 use crate::rng::Rng;
+
+const SONG: &str = "Song and Mittal, USENIX Security 2021, https://arxiv.org/abs/2003.10595";
 
 pub const CONFIDENCE: Metric = Metric {
     name: "mia_confidence",
     about: "share of the forget set an SVC on confidence calls unseen",
     paper: "Fan et al., SalUn, ICLR 2024, https://arxiv.org/abs/2310.12508",
-    measure: confidence,
+    needs: Needs::NOTHING,
+    measure: |evidence| attack(evidence, "mia_confidence", |row, label| vec![row[label as usize]]),
+};
+
+pub const CORRECTNESS: Metric = Metric {
+    name: "mia_correctness",
+    about: "the same, on whether the answer is right",
+    paper: SONG,
+    needs: Needs::NOTHING,
+    measure: |evidence| {
+        attack(evidence, "mia_correctness", |row, label| {
+            // as in `predictions`, ties go to the first
+            let first = row.iter().position(|&p| p == row.iter().copied().fold(0.0, f64::max));
+            vec![f64::from(u8::from(first == Some(label as usize)))]
+        })
+    },
+};
+
+pub const ENTROPY: Metric = Metric {
+    name: "mia_entropy",
+    about: "the same, on the entropy of the output",
+    paper: SONG,
+    needs: Needs::NOTHING,
+    measure: |evidence| attack(evidence, "mia_entropy", |row, _| vec![entropy(row)]),
+};
+
+pub const MODIFIED_ENTROPY: Metric = Metric {
+    name: "mia_modified_entropy",
+    about: "the same, on the modified entropy",
+    paper: SONG,
+    needs: Needs::NOTHING,
+    measure: |evidence| attack(evidence, "mia_modified_entropy", |row, label| vec![modified_entropy(row, label)]),
+};
+
+pub const PROBABILITIES: Metric = Metric {
+    name: "mia_probabilities",
+    about: "the same, on all probabilities",
+    paper: SONG,
+    needs: Needs::NOTHING,
+    measure: |evidence| attack(evidence, "mia_probabilities", |row, _| row.to_vec()),
 };
 
 pub const LOSS: Metric = Metric {
     name: "mia_loss",
     about: "accuracy of telling forget from test losses, 0.5 is best",
     paper: "Triantafillou et al., NeurIPS 2023 unlearning challenge, https://arxiv.org/abs/2406.09073",
+    needs: Needs::NOTHING,
     measure: loss,
 };
 
@@ -33,26 +77,28 @@ const LOSSES: usize = 10_000;
 const FOLDS: usize = 10;
 
 /// A draw without replacement.
-fn sample(values: &[f64], count: usize, mut rng: Rng) -> Vec<f64> {
+fn sample<T: Clone>(values: &[T], count: usize, mut rng: Rng) -> Vec<T> {
     let mut values = values.to_vec();
     rng.shuffle(&mut values);
     values.truncate(count);
     values
 }
 
-fn confidence(evidence: &Evidence) -> Result<Measured> {
-    let (retain, test) = (evidence.retain.confidence(), evidence.test.confidence());
+/// The share of the forget set that an SVC, trained to tell retain from test images by that feature, calls unseen.
+fn attack(evidence: &Evidence, name: &str, feature: fn(&[f64], u32) -> Vec<f64>) -> Result<Measured> {
+    let of = |answers: &Answers| answers.rows().map(|(row, label)| feature(row, label)).collect::<Vec<_>>();
+    let (retain, test) = (of(&evidence.retain), of(&evidence.test));
     let count = retain.len().min(test.len()).min(SHADOWS);
     if count == 0 {
-        return Err(Error::invalid("mia_confidence needs retain and test images"));
+        return Err(Error::invalid(format!("{name} needs retain and test images")));
     }
+    // The same images for every feature.
     let members = sample(&retain, count, evidence.rng.fork("mia members"));
     let strangers = sample(&test, count, evidence.rng.fork("mia strangers"));
-    let column = |values: &[f64]| -> Vec<Vec<f64>> { values.iter().map(|&v| vec![v]).collect() };
-    let called = svc(&column(&members), &column(&strangers), &column(&evidence.forget.confidence()))?;
+    let called = svc(&members, &strangers, &of(&evidence.forget))?;
     let share = called.iter().filter(|&&member| !member).count() as f64 / called.len().max(1) as f64;
-    let note = format!("mia_confidence: SVC trained on {count} retain and {count} test images");
-    Ok((vec![number("mia_confidence", 100.0 * share, "%", Aim::LikeOracle)], vec![note]))
+    let note = format!("{name}: SVC trained on {count} retain and {count} test images");
+    Ok((vec![number(name, 100.0 * share, "%", Aim::LikeOracle)], vec![note]))
 }
 
 fn matrix(rows: &[Vec<f64>]) -> Result<Array2<f64>> {

@@ -1,8 +1,12 @@
 //! Metrics: each a function from evidence to named numbers that say their unit and what they aim at. A newcomer adds a
 //! file and an entry of `METRICS`.
 
+pub mod agreement;
+pub mod cka;
 pub mod classification;
+pub mod entropy;
 pub mod membership;
+pub mod roc;
 
 use serde::{Deserialize, Serialize};
 
@@ -87,7 +91,43 @@ pub struct Evidence {
     pub test: Answers,
     /// Classes that are forgotten whole.
     pub forgotten: Vec<u32>,
+    /// What the reference says, where a metric needs it.
+    pub reference: Option<Reference>,
+    /// What a network of random weights says of the forget set, where a metric needs it.
+    pub random: Option<Answers>,
+    /// Likeness to the reference by layer, where a metric needs it.
+    pub layers: Vec<(String, f64)>,
     pub rng: Rng,
+}
+
+/// What the model that others are measured against says.
+#[derive(Clone, Debug)]
+pub struct Reference {
+    pub forget: Answers,
+    pub retain: Answers,
+    pub test: Answers,
+}
+
+/// What a metric needs beside the model's own answers.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Needs {
+    pub reference: bool,
+    pub random: bool,
+    pub layers: bool,
+}
+
+impl Needs {
+    pub const NOTHING: Self = Self { reference: false, random: false, layers: false };
+    pub const REFERENCE: Self = Self { reference: true, ..Self::NOTHING };
+
+    #[must_use]
+    pub fn with(self, other: Self) -> Self {
+        Self {
+            reference: self.reference || other.reference,
+            random: self.random || other.random,
+            layers: self.layers || other.layers,
+        }
+    }
 }
 
 /// Numbers, and notes on how they came about (sample sizes).
@@ -99,12 +139,30 @@ pub struct Metric {
     pub name: &'static str,
     pub about: &'static str,
     pub paper: &'static str,
+    pub needs: Needs,
     pub measure: fn(&Evidence) -> Result<Measured>,
 }
 
 /// The metrics, as a recipe names them.
-pub const METRICS: &[Metric] =
-    &[classification::ACCURACY, classification::LOSS, membership::CONFIDENCE, membership::LOSS];
+pub const METRICS: &[Metric] = &[
+    classification::ACCURACY,
+    classification::LOSS,
+    classification::BY_CLASS,
+    entropy::ENTROPY,
+    membership::CONFIDENCE,
+    membership::CORRECTNESS,
+    membership::ENTROPY,
+    membership::MODIFIED_ENTROPY,
+    membership::PROBABILITIES,
+    membership::LOSS,
+    roc::ROC,
+    agreement::AGREEMENT,
+    agreement::ACTIVATION_DISTANCE,
+    agreement::JS_DIVERGENCE,
+    agreement::TOW,
+    agreement::ZRF,
+    cka::CKA,
+];
 
 #[must_use]
 pub fn names() -> Vec<&'static str> {
@@ -113,6 +171,12 @@ pub fn names() -> Vec<&'static str> {
 
 pub fn find(name: &str) -> Result<&'static Metric> {
     METRICS.iter().find(|metric| metric.name == name).ok_or_else(|| Error::invalid(format!("unknown metric `{name}`")))
+}
+
+/// All that these metrics need together; unknown names need nothing.
+#[must_use]
+pub fn needs<'a>(names: impl IntoIterator<Item = &'a str>) -> Needs {
+    names.into_iter().filter_map(|name| find(name).ok()).fold(Needs::NOTHING, |all, metric| all.with(metric.needs))
 }
 
 fn number(name: &str, value: f64, unit: &str, aim: Aim) -> Number {

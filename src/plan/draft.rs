@@ -10,6 +10,7 @@ use crate::error::{Error, Mistake, Place, Result};
 use crate::recipe::{Declared, Mention, Recipe};
 use crate::settings::{Settings, Type};
 use crate::stage::StageKind;
+use crate::stage::evaluate::wants_reference;
 
 /// A stage before it has a fingerprint; the ones that `compare` implies are made here.
 pub(super) struct Draft<'r> {
@@ -137,7 +138,7 @@ fn implied<'r>(
         let value = match field.name {
             "model" => Some(json!(row.model)),
             "data" => Some(json!(row.data)),
-            "reference" => Some(json!(row.reference_model)),
+            "reference" => wants_reference(&declared.settings).then(|| json!(row.reference_model)),
             _ if matches!(field.ty, Type::Stage(_)) => {
                 let base = own.as_ref().and_then(Value::as_str).and_then(|base| instances.get(base));
                 base.and_then(|found| found.iter().find(|stage| collected::agree(&stage.axes, &row.axes)))
