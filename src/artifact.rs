@@ -26,6 +26,33 @@ pub struct Mask {
     pub keep: Tensor,
 }
 
+/// A network pretrained by self-supervision, with the projection head that its loss looked through.
+#[derive(Clone, Debug)]
+pub struct Encoder {
+    /// Its last layer, which makes logits, is as it was drawn.
+    pub network: Weights,
+    /// From features to projections.
+    pub head: Weights,
+}
+
+/// What the last layer of a model reads, image by image.
+#[derive(Clone, Debug)]
+pub struct Features {
+    /// The model's network.
+    pub arch: Value,
+    pub layer: String,
+    /// By part (forget, retain, validation, test): features [n, d] and labels [n].
+    pub parts: BTreeMap<String, (Tensor, Vec<u32>)>,
+}
+
+/// A network that makes features out of noise.
+#[derive(Clone, Debug)]
+pub struct Generator {
+    pub network: Weights,
+    /// The network of the model whose features it imitates.
+    pub of: Value,
+}
+
 /// Numbers about one model on one split, with the per-sample tensors they came from.
 #[derive(Clone, Debug)]
 pub struct Scores {
@@ -39,7 +66,10 @@ pub enum Artifact {
     Images(Arc<Images>),
     Split(Arc<Split>),
     Model(Arc<Weights>),
+    Encoder(Arc<Encoder>),
     Mask(Arc<Mask>),
+    Features(Arc<Features>),
+    Generator(Arc<Generator>),
     Scores(Arc<Scores>),
     /// The record alone says all.
     Table(Arc<Value>),
@@ -59,7 +89,10 @@ impl Artifact {
             Artifact::Images(_) => Kind::Images,
             Artifact::Split(_) => Kind::Split,
             Artifact::Model(_) => Kind::Model,
+            Artifact::Encoder(_) => Kind::Encoder,
             Artifact::Mask(_) => Kind::Mask,
+            Artifact::Features(_) => Kind::Features,
+            Artifact::Generator(_) => Kind::Generator,
             Artifact::Scores(_) => Kind::Scores,
             Artifact::Table(_) => Kind::Table,
         }

@@ -8,6 +8,7 @@ use candle_core::{Device, Tensor};
 use crate::data::{Images, Part};
 use crate::error::Result;
 use crate::nn::transform::{self, Transform};
+use crate::nn::view::{self, View};
 use crate::rng::Rng;
 
 /// Some images on the device: `x` is `[B, C, H, W]`, normalised; `y` is `[B]`, u32.
@@ -15,6 +16,16 @@ use crate::rng::Rng;
 pub struct Batch {
     pub x: Tensor,
     pub y: Tensor,
+    /// Another view of each image, shaped as `x`, where the loader draws views.
+    pub view: Option<Tensor>,
+}
+
+/// Which views a loader draws.
+#[derive(Clone, Copy, Debug)]
+pub struct Views {
+    pub view: View,
+    /// Whether `x` is a view too, and not the image by the loader's transform.
+    pub both: bool,
 }
 
 /// Batches, in a fresh order each epoch. A smaller last batch counts as one.
@@ -37,6 +48,7 @@ pub struct Drawn {
     pub device: Device,
     /// Labels to train on in place of the true ones, one for each index.
     pub labels: Option<Vec<u32>>,
+    pub views: Option<Views>,
 }
 
 /// The batches of one epoch.
@@ -78,7 +90,7 @@ impl Loader {
         match (self, other) {
             (Loader::Drawn(one), Loader::Drawn(other)) => {
                 let indices = [one.indices.as_slice(), &other.indices].concat();
-                Loader::Drawn(Drawn { indices, labels: None, ..one.clone() })
+                Loader::Drawn(Drawn { indices, labels: None, batch: other.batch, ..one.clone() })
             }
             (one, other) => {
                 let all = |loader: &Self| if let Loader::Given(all) = loader { all.clone() } else { Vec::new() };
@@ -101,6 +113,13 @@ impl Loader {
             }
             (_, both) => both,
         }
+    }
+
+    /// The same images without transforms or views.
+    #[must_use]
+    pub fn plain(&self) -> Self {
+        let Loader::Drawn(drawn) = self else { return self.clone() };
+        Loader::Drawn(Drawn { transform: Transform::default(), views: None, ..drawn.clone() })
     }
 
     /// A random share of the images, one at least; the same ones for the same stream.
@@ -151,8 +170,18 @@ impl Epoch<'_> {
                     None => indices.iter().map(|&index| drawn.part.labels[index as usize]).collect(),
                 };
                 let draws = drawn.rng.fork("augment").at(self.number as u64);
-                let x = transform::batch(&drawn.images, &drawn.part, &indices, drawn.transform, &draws)?;
-                Ok(Batch { x: x.to_device(&drawn.device)?, y: Tensor::from_vec(labels, indices.len(), &drawn.device)? })
+                let plain = || transform::batch(&drawn.images, &drawn.part, &indices, drawn.transform, &draws);
+                let view = |views: Views, name: &str| -> Result<Tensor> {
+                    let draws = drawn.rng.fork(name).at(self.number as u64);
+                    let drawn_view = view::batch(&drawn.images, &drawn.part, &indices, &views.view, &draws)?;
+                    Ok(drawn_view.to_device(&drawn.device)?)
+                };
+                let x = match drawn.views {
+                    Some(views) if views.both => view(views, "first view")?,
+                    _ => plain()?.to_device(&drawn.device)?,
+                };
+                let y = Tensor::from_vec(labels, indices.len(), &drawn.device)?;
+                Ok(Batch { x, y, view: drawn.views.map(|views| view(views, "second view")).transpose()? })
             }
         }
     }

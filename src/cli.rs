@@ -7,6 +7,7 @@ mod indices;
 mod names;
 mod plan;
 mod run;
+mod samples;
 mod store;
 mod tables;
 
@@ -144,9 +145,19 @@ enum Command {
         #[command(flatten)]
         common: Common,
     },
+    /// Draw images of a stage: the first hundred, as a PNG file
+    Samples {
+        recipe: PathBuf,
+        /// A stage that makes images
+        stage: String,
+        #[arg(short, long, value_name = "FILE")]
+        output: PathBuf,
+        #[command(flatten)]
+        common: Common,
+    },
     /// List kinds of stages, methods, metrics, data sets and architectures
     List {
-        /// stages, methods, metrics, datasets or models
+        /// stages, methods, augmenters, metrics, datasets or models
         what: Option<String>,
     },
     /// Explain a kind of stage, a method or an architecture: its settings
@@ -244,6 +255,7 @@ pub fn main() -> u8 {
         Command::Indices { recipe, stage, side, output, common } => {
             indices::indices(&recipe, &stage, side, &output, &common)
         }
+        Command::Samples { recipe, stage, output, common } => samples::samples(&recipe, &stage, &output, &common),
         Command::List { what } => names::list(what.as_deref()),
         Command::Help { name } => names::help(&name),
         Command::Runs { store, json } => store::runs(store.as_deref(), json),

@@ -16,6 +16,7 @@ pub mod batches;
 pub mod data;
 pub mod trainer;
 // the science
+pub mod augment;
 pub mod dataset;
 pub mod method;
 pub mod metric;

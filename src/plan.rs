@@ -8,6 +8,7 @@
 mod collected;
 mod cycle;
 mod draft;
+mod fits;
 mod origin;
 mod print;
 
@@ -126,7 +127,8 @@ impl Plan {
             by_print.insert(fingerprint, step);
             placed.insert(node, step);
         }
-        let mistakes = origin::mistakes(&plan);
+        let mut mistakes = origin::mistakes(&plan);
+        mistakes.extend(fits::mistakes(&plan));
         if !mistakes.is_empty() {
             return Err(Error::Mistakes(mistakes));
         }

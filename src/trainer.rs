@@ -1,16 +1,23 @@
 //! The loop that all training goes through: steps, learning rates, progress, checkpoints, and the watch for losses that
 //! are no numbers. A trainer that finds a checkpoint skips the steps that are done and ends with the same bytes.
 
-use candle_core::{Device, Tensor};
+mod crew;
+mod loss;
+
+use std::collections::BTreeMap;
+
+use candle_core::Tensor;
 use serde_json::json;
 
 use crate::artifact::Encoded;
 use crate::batches::{Batch, Loader};
 use crate::error::{Error, Result};
 use crate::nn::model::Model;
-use crate::nn::optim::{Rule, Stepper};
-use crate::nn::schedule::{Course, Moment, Schedule};
+use crate::nn::optim::Rule;
+use crate::nn::schedule::{Moment, Schedule};
 use crate::stage::{Desk, Progress};
+pub use crew::Crew;
+pub use loss::Loss;
 
 /// How to train: a recipe's `lr`, `optimizer` and `schedule`.
 #[derive(Clone, Debug)]
@@ -20,57 +27,73 @@ pub struct Recipe {
     pub schedule: Schedule,
 }
 
-/// A student with its optimiser, at a step of a known number of steps.
+/// Models with their optimisers, at a step of a known number of steps. The first is the student; others train beside it.
 pub struct Trainer<'a> {
-    student: &'a mut Model,
-    stepper: Stepper,
-    course: Course,
+    crew: Crew<'a>,
     desk: &'a dyn Desk,
     step: usize,
     steps: usize,
-    /// Steps done by an earlier, interrupted run.
-    resumed: usize,
+    /// Steps done by an earlier, interrupted run; none before the checkpoint was looked for.
+    resumed: Option<usize>,
     /// (step, epoch) at the last checkpoint.
     saved: (usize, usize),
     images: usize,
+    kept: BTreeMap<String, Tensor>,
 }
 
 impl<'a> Trainer<'a> {
     pub fn new(
         student: &'a mut Model,
-        recipe: &'a Recipe,
+        recipe: &Recipe,
         steps: usize,
         mask: Option<Vec<f32>>,
         desk: &'a dyn Desk,
     ) -> Result<Self> {
-        let mut stepper = Stepper::new(recipe.optimizer.clone(), student.len(), mask);
-        let mut course = Course::new(&recipe.schedule, recipe.lr);
-        let mut resumed = 0;
-        if let Some(checkpoint) = desk.restore()? {
-            let part = |prefix: &str| {
-                let named = checkpoint.tensors.iter();
-                named.filter_map(|(name, t)| Some((name.strip_prefix(prefix)?.to_owned(), t.clone()))).collect()
-            };
-            let theta = checkpoint.tensors.get("theta").ok_or_else(|| Error::invalid("the checkpoint lacks theta"))?;
-            student.set_theta(&theta.to_vec1::<f32>()?)?;
-            student.set_running(&part("running."))?;
-            stepper.load_state(&part("optimizer."))?;
-            course.load_state(&part("schedule."))?;
-            resumed = checkpoint.record["step"].as_u64().unwrap_or(0) as usize;
-        }
-        Ok(Self { student, stepper, course, desk, step: 0, steps, resumed, saved: (resumed, 0), images: 0 })
+        let crew = Crew::new(student, recipe, mask);
+        Ok(Self { crew, desk, step: 0, steps, resumed: None, saved: (0, 0), images: 0, kept: BTreeMap::new() })
     }
 
-    /// One pass over the loader. The closure gives the loss of a batch; its last argument is the batch's number.
-    pub fn epoch(
+    /// Another model that trains beside the first, by a recipe of its own; it is number 1, 2, .. of the crew.
+    #[must_use]
+    pub fn beside(mut self, name: &str, model: &'a mut Model, recipe: &Recipe, mask: Option<Vec<f32>>) -> Self {
+        self.crew.join(name, model, recipe, mask);
+        self
+    }
+
+    /// The same for a model that is of no use afterwards.
+    #[must_use]
+    pub fn with(mut self, name: &str, model: Model, recipe: &Recipe) -> Self {
+        self.crew.take_in(name, model, recipe);
+        self
+    }
+
+    /// One pass over the loader, a step of all models a batch. The closure gives the loss of a batch; its last argument
+    /// is the batch's number.
+    pub fn epoch<L: Into<Loss>>(
         &mut self,
         epoch: usize,
         loader: &Loader,
-        mut loss: impl FnMut(&mut Model, &Batch, usize) -> Result<Tensor>,
+        mut loss: impl FnMut(&mut Crew, &Batch, usize) -> Result<L>,
     ) -> Result<()> {
+        self.rounds(epoch, loader, |crew, batch, index| {
+            let loss = loss(crew, batch, index)?.into();
+            let all: Vec<usize> = (0..crew.len()).collect();
+            crew.descend(&loss, &all)
+        })
+    }
+
+    /// One pass over the loader in which the closure itself lets models descend, as adversaries do; it gives the loss to
+    /// show.
+    pub fn rounds(
+        &mut self,
+        epoch: usize,
+        loader: &Loader,
+        mut round: impl FnMut(&mut Crew, &Batch, usize) -> Result<f64>,
+    ) -> Result<()> {
+        let resumed = self.restore()?;
         let batches = loader.epoch(epoch);
         for index in 0..batches.len {
-            if self.step < self.resumed {
+            if self.step < resumed {
                 self.step += 1;
                 continue;
             }
@@ -83,53 +106,60 @@ impl<'a> Trainer<'a> {
             if stop {
                 return Err(Error::Interrupted);
             }
-            let at = Moment { step: self.step, steps: self.steps, epoch };
-            let rate = self.course.rate(at);
+            self.crew.begin(Moment { step: self.step, steps: self.steps, epoch }, index);
             let batch = batches.batch(index)?;
-            let loss = loss(self.student, &batch, index)?;
-            let value = f64::from(loss.to_scalar::<f32>()?);
-            if !value.is_finite() {
-                return Err(self.diverged("the loss", value, rate));
-            }
-            let gradient = self.student.gradient(&loss)?;
-            let length: f64 = gradient.iter().map(|g| f64::from(*g).powi(2)).sum();
-            if !length.is_finite() {
-                return Err(self.diverged("the gradient", length.sqrt(), rate));
-            }
-            let momentum = self.course.momentum(at);
-            self.student.update(|theta| self.stepper.step_with(theta, &gradient, rate, momentum))?;
-            self.course.saw(value);
+            let value = round(&mut self.crew, &batch, index)?;
             self.step += 1;
             self.images += batch.y.elem_count();
             let (done, total) = (self.step, self.steps);
             self.desk.progress(Progress { done, total, loss: Some(value), images: self.images });
         }
         // An epoch that was skipped whole is in the restored state already.
-        if self.step > self.resumed {
-            self.course.end_epoch();
+        if self.step > resumed {
+            self.crew.end_epoch();
+            if let Some(norms) = self.crew.norms() {
+                self.desk.note(&format!("gradient norms in epoch {}: {norms}", epoch + 1));
+            }
         }
         Ok(())
     }
 
-    fn diverged(&self, term: &str, value: f64, learning_rate: f64) -> Error {
-        Error::Diverged { term: term.to_owned(), value, step: self.step + 1, learning_rate }
+    /// The student, between epochs.
+    #[must_use]
+    pub fn student(&self) -> &Model {
+        self.crew.model(0)
+    }
+
+    /// Keeps something that a method carries from epoch to epoch, through interruptions too. `make` is asked where it is
+    /// not kept already.
+    pub fn keep(&mut self, name: &str, make: impl FnOnce(&Model) -> Result<Tensor>) -> Result<Tensor> {
+        self.restore()?;
+        if let Some(kept) = self.kept.get(name) {
+            return Ok(kept.clone());
+        }
+        let made = make(self.student())?;
+        self.kept.insert(name.to_owned(), made.clone());
+        Ok(made)
+    }
+
+    /// The steps done by an earlier run, whose checkpoint is taken up the first time this is asked.
+    fn restore(&mut self) -> Result<usize> {
+        if let Some(resumed) = self.resumed {
+            return Ok(resumed);
+        }
+        let mut resumed = 0;
+        if let Some(checkpoint) = self.desk.restore()? {
+            self.crew.load(&checkpoint.tensors)?;
+            self.kept = crew::part(&checkpoint.tensors, "kept.");
+            resumed = checkpoint.record["step"].as_u64().unwrap_or(0) as usize;
+        }
+        (self.resumed, self.saved) = (Some(resumed), (resumed, 0));
+        Ok(resumed)
     }
 
     fn save(&self) -> Result<()> {
-        let theta = self.student.theta()?;
-        let mut tensors = std::collections::BTreeMap::new();
-        tensors.insert("theta".to_owned(), Tensor::from_vec(theta, self.student.len(), &Device::Cpu)?);
-        for (name, tensor) in self.student.tensors()? {
-            if name.contains(".running_") {
-                tensors.insert(format!("running.{name}"), tensor);
-            }
-        }
-        for (name, tensor) in self.stepper.state()? {
-            tensors.insert(format!("optimizer.{name}"), tensor);
-        }
-        for (name, tensor) in self.course.state()? {
-            tensors.insert(format!("schedule.{name}"), tensor);
-        }
+        let mut tensors = self.crew.tensors()?;
+        tensors.extend(self.kept.iter().map(|(name, tensor)| (format!("kept.{name}"), tensor.clone())));
         self.desk.save(&Encoded { tensors, record: json!({ "step": self.step }) })
     }
 }

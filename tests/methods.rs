@@ -52,7 +52,7 @@ fn loader(case: &Case, field: &str, phase: Option<&str>, target: &str) -> Loader
         }
         let number = &step[field];
         let x = case.tensor(&format!("batch.{number}.x")).clone();
-        epochs[epoch].push(Batch { x, y: labels(case, &format!("batch.{number}.{target}")) });
+        epochs[epoch].push(Batch { x, y: labels(case, &format!("batch.{number}.{target}")), view: None });
     }
     Loader::Given(epochs)
 }
@@ -61,7 +61,7 @@ fn check(name: &str, sides: impl Fn(&Case) -> (Loader, Loader)) {
     for case in golden::of_method(name) {
         let (forget, retain) = sides(&case);
         let mut student = model(&case);
-        let scene = Scene { forget: &forget, retain: &retain, rng: Rng::new(0), mask: None, desk: &NoDesk };
+        let scene = Scene::new(&forget, &retain, Rng::new(0), &NoDesk);
         method::make(name, &settings(&case)).unwrap().unlearn(&mut student, &scene).unwrap();
         finish(&case, &student);
     }
@@ -106,7 +106,7 @@ fn golden_cf_k_is_the_method() {
         let mut settings = settings(&case);
         settings.insert("parts".into(), json!(case.hyper("trainable").as_array().unwrap().len()));
         let (forget, retain) = (Loader::Given(Vec::new()), loader(&case, "batch", None, "y"));
-        let scene = Scene { forget: &forget, retain: &retain, rng: Rng::new(0), mask: None, desk: &NoDesk };
+        let scene = Scene::new(&forget, &retain, Rng::new(0), &NoDesk);
         let mut student = model(&case);
         method::make("cf_k", &settings).unwrap().unlearn(&mut student, &scene).unwrap();
         finish(&case, &student);
@@ -163,7 +163,7 @@ fn golden_bad_teaching() {
         let bad = names.keys().map(|name| (name.clone(), case.tensor(&format!("bad.{name}")).clone())).collect();
         let bad = Model::from_tensors(student.arch(), &bad, &Device::Cpu).unwrap().teacher().unwrap();
         let (forget, retain) = (loader(&case, "batch", None, "is_forget"), Loader::Given(Vec::new()));
-        let scene = Scene { forget: &forget, retain: &retain, rng: Rng::new(0), mask: None, desk: &NoDesk };
+        let scene = Scene::new(&forget, &retain, Rng::new(0), &NoDesk);
         let before = bad.theta().unwrap();
         BadTeaching::new(&settings).unwrap().follow(&mut student, &scene, &bad).unwrap();
         assert_eq!(bad.theta().unwrap(), before);
@@ -183,7 +183,7 @@ fn bad_teaching_by_value_is_a_smaller_step() {
         settings.insert("lr".into(), json!(lr));
         let plain = json!({"name": "sgd", "momentum": 0.0, "weight_decay": 0.0, "nesterov": false});
         settings.insert("optimizer".into(), plain);
-        let scene = Scene { forget: &forget, retain: &retain, rng: Rng::new(9), mask: None, desk: &NoDesk };
+        let scene = Scene::new(&forget, &retain, Rng::new(9), &NoDesk);
         method::make("bad_teaching", &settings).unwrap().unlearn(&mut student, &scene).unwrap();
         let after = student.theta().unwrap();
         before.iter().zip(after).map(|(b, a)| f64::from(a - b)).collect::<Vec<_>>()
@@ -243,7 +243,7 @@ fn drawn_labels_are_wrong_or_any() {
 fn given(case: &Case, prefix: &str, numbers: &Value) -> Loader {
     let batch = |number: &Value| {
         let x = case.tensor(&format!("{prefix}.{number}.x")).clone();
-        Batch { x, y: labels(case, &format!("{prefix}.{number}.y")) }
+        Batch { x, y: labels(case, &format!("{prefix}.{number}.y")), view: None }
     };
     Loader::Given(vec![numbers.as_array().unwrap().iter().map(batch).collect()])
 }
@@ -267,7 +267,7 @@ fn golden_salun() {
         // Saliency takes the true labels and training the drawn ones, which given batches cannot both have.
         let forget = loader(&case, "batch", Some("forget"), "y_target");
         let retain = loader(&case, "batch", Some("retain"), "y_target");
-        let scene = Scene { forget: &forget, retain: &retain, rng: Rng::new(0), mask: None, desk: &NoDesk };
+        let scene = Scene::new(&forget, &retain, Rng::new(0), &NoDesk);
         let mut settings = settings(&case);
         settings.insert("retain_weight".into(), json!(1.0));
         method::make("random_label", &settings).unwrap().unlearn(&mut student, &scene.masked(mask)).unwrap();
@@ -331,6 +331,7 @@ fn tiny() -> (Model, Loader, Loader) {
             rng: Rng::new(5),
             device: Device::Cpu,
             labels: None,
+            views: None,
         })
     };
     (student, side((0..5).collect()), side((5..16).collect()))
@@ -357,7 +358,7 @@ fn unlearned(index: usize, mask: Option<Vec<f32>>) -> (Vec<f32>, Vec<f32>) {
     let (mut student, forget, retain) = tiny();
     let before = student.theta().unwrap();
     let teacher = student.teacher().unwrap();
-    let scene = Scene { forget: &forget, retain: &retain, rng: Rng::new(9), mask, desk: &NoDesk };
+    let scene = Scene { mask, ..Scene::new(&forget, &retain, Rng::new(9), &NoDesk) };
     let entry = &METHODS[index].entry;
     method::make(entry.name, &defaults(index)).unwrap().unlearn(&mut student, &scene).unwrap();
     assert_eq!(teacher.theta().unwrap(), before, "{} moved a teacher", entry.name);

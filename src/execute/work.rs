@@ -105,7 +105,7 @@ pub(super) fn work(
         inputs: prints,
         seconds,
         device: if options.device.is_cuda() { "cuda".to_owned() } else { "cpu".to_owned() },
-        version: env!("CARGO_PKG_VERSION").to_owned(),
+        version: format!("{}, kernels {}", env!("CARGO_PKG_VERSION"), crate::nn::KERNELS),
         finished: jiff::Timestamp::now().to_string(),
         notes: desk.notes.into_inner().unwrap_or_default(),
         ..Manifest::default()

@@ -27,28 +27,37 @@ use crate::stage::Desk;
 use crate::trainer::{Recipe, Trainer};
 
 /// What a method may see: batches of both sides, and streams to draw from.
+#[derive(Clone)]
 pub struct Scene<'a> {
     pub forget: &'a Loader,
     pub retain: &'a Loader,
+    /// Images like those to forget that no model was trained on, where the data set keeps some apart.
+    pub validation: Option<&'a Loader>,
     pub rng: Rng,
     /// Zeros for parameters that must not move.
     pub mask: Option<Vec<f32>>,
     pub desk: &'a dyn Desk,
 }
 
-impl Scene<'_> {
+impl<'a> Scene<'a> {
+    /// Both sides and nothing else.
+    #[must_use]
+    pub fn new(forget: &'a Loader, retain: &'a Loader, rng: Rng, desk: &'a dyn Desk) -> Self {
+        Self { forget, retain, validation: None, rng, mask: None, desk }
+    }
+
     /// A trainer of the student for that many steps, under the scene's mask.
-    pub fn trainer<'b>(&'b self, student: &'b mut Model, recipe: &'b Recipe, steps: usize) -> Result<Trainer<'b>> {
+    pub fn trainer<'b>(&'b self, student: &'b mut Model, recipe: &Recipe, steps: usize) -> Result<Trainer<'b>> {
         Trainer::new(student, recipe, steps, self.mask.clone(), self.desk)
     }
 
     /// The same scene where only what both masks leave open may move.
     #[must_use]
-    pub fn masked(&self, mut mask: Vec<f32>) -> Scene<'_> {
+    pub fn masked(&self, mut mask: Vec<f32>) -> Scene<'a> {
         if let Some(own) = &self.mask {
             mask.iter_mut().zip(own).for_each(|(open, own)| *open *= own);
         }
-        Scene { forget: self.forget, retain: self.retain, rng: self.rng.clone(), mask: Some(mask), desk: self.desk }
+        Scene { mask: Some(mask), ..self.clone() }
     }
 }
 
@@ -104,6 +113,21 @@ fn slopes(model: &Model, loader: &Loader, desk: &dyn Desk, mut see: impl FnMut(&
         see(&model.gradient(&loss)?);
     }
     Ok(batches.len)
+}
+
+/// The share of the loader's images that the model takes for another class, in evaluation mode and without transforms.
+fn error_rate(model: &Model, loader: &Loader) -> Result<f64> {
+    let plain = loader.plain();
+    let batches = plain.epoch(0);
+    let (mut wrong, mut seen) = (0, 0);
+    for index in 0..batches.len {
+        let batch = batches.batch(index)?;
+        let answers = model.logits(&batch.x)?.argmax(candle_core::D::Minus1)?.to_vec1::<u32>()?;
+        let labels = batch.y.to_vec1::<u32>()?;
+        wrong += answers.iter().zip(&labels).filter(|(answer, label)| answer != label).count();
+        seen += labels.len();
+    }
+    Ok(wrong as f64 / seen.max(1) as f64)
 }
 
 const fn epochs(default: &'static str) -> Field {

@@ -1,12 +1,18 @@
 //! SCRUB: Kurmanji et al., NeurIPS 2023, <https://arxiv.org/abs/2302.09880>. With d = T^2 KL(original || student), both
 //! softened by T: max steps on the forget set minimise -d, min steps on the retain set gamma CE_r + alpha d. In each
 //! epoch first the max steps, in the first `msteps` epochs, then the min steps; one optimiser does both.
+//!
+//! SCRUB+R (section 3.2, rewinding), for requests where privacy counts: forgetting too much shows as well as too little. Of
+//! all epochs the one is taken whose error on the forget set is nearest to the error that the last one has on images of
+//! the same classes that were never trained on: the validation part.
 
-use super::{Method, OPTIMIZER, Registered, SCHEDULE, Scene, count, epochs, lr, number, recipe};
-use crate::error::Result;
+use candle_core::Tensor;
+
+use super::{Method, OPTIMIZER, Registered, SCHEDULE, Scene, count, epochs, error_rate, lr, number, recipe};
+use crate::error::{Error, Result};
 use crate::nn::loss::{cross_entropy, distill};
 use crate::nn::model::Model;
-use crate::settings::{Entry, Field, NATURAL, POSITIVE, TEMPERATURE};
+use crate::settings::{Entry, Field, NATURAL, POSITIVE, TEMPERATURE, Type};
 use crate::trainer::Recipe;
 
 pub(super) const METHOD: Registered = Registered {
@@ -22,6 +28,12 @@ pub(super) const METHOD: Registered = Registered {
             Field::or("gamma", POSITIVE, "1.0", "weight of the retain cross-entropy"),
             Field::or("alpha", POSITIVE, "0.5", "weight of the retain divergence"),
             Field::or("temperature", TEMPERATURE, "4.0", "softens both outputs"),
+            Field::or(
+                "rewind",
+                Type::Bool,
+                "false",
+                "SCRUB+R: back to the epoch that forgot as an unseen image would be",
+            ),
             OPTIMIZER,
             SCHEDULE,
         ],
@@ -33,6 +45,7 @@ pub(super) const METHOD: Registered = Registered {
             gamma: number(settings, "gamma")?,
             alpha: number(settings, "alpha")?,
             temperature: number(settings, "temperature")?,
+            rewind: settings.get("rewind").is_some_and(|rewind| rewind == true),
             recipe: recipe(settings)?,
         }))
     },
@@ -45,6 +58,7 @@ struct Scrub {
     gamma: f64,
     alpha: f64,
     temperature: f64,
+    rewind: bool,
     recipe: Recipe,
 }
 
@@ -54,6 +68,7 @@ impl Method for Scrub {
         let square = self.temperature * self.temperature;
         let steps = scene.forget.steps(self.msteps.min(self.epochs)) + scene.retain.steps(self.epochs);
         let mut trainer = scene.trainer(student, &self.recipe, steps)?;
+        let mut states = Vec::new();
         for epoch in 0..self.epochs {
             if epoch < self.msteps {
                 trainer.epoch(epoch, scene.forget, |student, batch, _| {
@@ -66,6 +81,36 @@ impl Method for Scrub {
                 let far = distill(&logits, &teacher.logits(&batch.x)?, self.temperature)?;
                 Ok(((cross_entropy(&logits, &batch.y)? * self.gamma)? + (far * (self.alpha * square))?)?)
             })?;
+            if self.rewind {
+                let error = trainer.keep(&format!("error {epoch}"), |student| {
+                    Ok(Tensor::new(error_rate(student, scene.forget)?, &candle_core::Device::Cpu)?)
+                })?;
+                let theta = trainer.keep(&format!("theta {epoch}"), Model::theta_tensor)?;
+                let stats = trainer.keep(&format!("stats {epoch}"), Model::stats)?;
+                states.push((error.to_scalar::<f64>()?, theta, stats));
+            }
+        }
+        if self.rewind {
+            let unseen = scene.validation.ok_or_else(|| {
+                Error::invalid(
+                    "`rewind` needs images that were never trained on: give the data set a `validation` part",
+                )
+            })?;
+            let aim = error_rate(trainer.student(), unseen)?;
+            let far = |error: f64| (error - aim).abs();
+            // of equal ones the last
+            let nearest = states.iter().enumerate().rev().min_by(|a, b| far(a.1.0).total_cmp(&far(b.1.0)));
+            let (epoch, (error, theta, stats)) =
+                nearest.ok_or_else(|| Error::invalid("there is no epoch to go back to"))?;
+            let (error, aim) = (100.0 * error, 100.0 * aim);
+            scene.desk.note(&format!(
+                "rewound to epoch {} of {}: forget error {error:.2} %, unseen images {aim:.2} %",
+                epoch + 1,
+                self.epochs
+            ));
+            drop(trainer);
+            student.set_theta_tensor(theta)?;
+            student.set_stats(stats)?;
         }
         Ok(())
     }

@@ -1,9 +1,14 @@
 //! Networks, losses, optimisers, schedules and image transforms: all that methods are written with.
 
 pub mod arch;
+pub mod image;
 pub mod init;
 pub mod loss;
 pub mod model;
 pub mod optim;
 pub mod schedule;
 pub mod transform;
+pub mod view;
+
+/// Which bits the CPU's kernels give; recorded with every result.
+pub use crate::kernels::VERSION as KERNELS;

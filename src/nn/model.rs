@@ -364,9 +364,14 @@ fn cut(theta: &Tensor, network: &dyn Network) -> Result<Vec<Var>> {
 /// One backward; for each model the gradient of the loss as one vector as long as its theta: zeros where the loss does
 /// not reach. An error where it reaches none of them.
 pub fn gradients<const N: usize>(loss: &Tensor, models: [&Model; N]) -> Result<[Tensor; N]> {
+    gradients_of(loss, &models)?.try_into().map_err(|_| Error::invalid("a model has no gradient"))
+}
+
+/// `gradients` of any number of models.
+pub fn gradients_of(loss: &Tensor, models: &[&Model]) -> Result<Vec<Tensor>> {
     let store = loss.backward()?;
     let mut reached = false;
-    let mut all = Vec::with_capacity(N);
+    let mut all = Vec::with_capacity(models.len());
     for model in models {
         let mut parts = Vec::with_capacity(model.pieces.len());
         for piece in &model.pieces {
@@ -380,8 +385,5 @@ pub fn gradients<const N: usize>(loss: &Tensor, models: [&Model; N]) -> Result<[
         }
         all.push(if let [one] = parts.as_slice() { one.clone() } else { Tensor::cat(&parts, 0)? });
     }
-    if !reached {
-        return Err(Error::NoGradient("loss".to_owned()));
-    }
-    all.try_into().map_err(|_| Error::invalid("a model has no gradient"))
+    if reached { Ok(all) } else { Err(Error::NoGradient("loss".to_owned())) }
 }

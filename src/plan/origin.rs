@@ -1,21 +1,18 @@
 //! What a model was trained on must be what it meets: an original trained on other images, or an oracle that kept other
-//! images than this split forgets, would make every number about forgetting wrong. A mask must be one of the same network.
+//! images than this split forgets, would make every number about forgetting wrong.
 
 use std::collections::BTreeMap;
 
-use petgraph::Direction;
 use petgraph::graph::{DiGraph, NodeIndex};
-use petgraph::visit::EdgeRef;
 
 use super::Step;
+use super::fits::input;
 use crate::error::Mistake;
 use crate::kind::Kind;
 
 /// Complaints about steps that put a model and a split together that have nothing to do with each other.
 pub(super) fn mistakes(plan: &DiGraph<Step, String>) -> Vec<Mistake> {
-    let input = |node: NodeIndex, role: &str| {
-        plan.edges_directed(node, Direction::Incoming).find(|edge| edge.weight() == role).map(|edge| edge.source())
-    };
+    let input = |node: NodeIndex, role: &str| input(plan, node, role);
     // Nodes stand after their inputs: the origin of what a model was made from is known.
     let mut origins: BTreeMap<NodeIndex, NodeIndex> = BTreeMap::new();
     let mut mistakes: Vec<Mistake> = Vec::new();
@@ -26,15 +23,6 @@ pub(super) fn mistakes(plan: &DiGraph<Step, String>) -> Vec<Mistake> {
             && let Some(own) = origin.or_else(|| input(node, "trained_on")).or_else(|| input(node, "data"))
         {
             origins.insert(node, own);
-        }
-        if let (Some(model), Some(mask)) = (model, input(node, "mask"))
-            && let (Some(own), Some(other)) = (network(plan, model), network(plan, mask))
-            && own != other
-        {
-            let (model, mask) = (&plan[model], &plan[mask]);
-            let what = format!("the mask `{}` was made for another network than that of `{}`", mask.name, model.name);
-            let mistake = Mistake::at(&plan[node].place, what).label("the networks differ");
-            mistakes.push(mistake.related(&mask.place, format!("`{}` is declared here", mask.base)));
         }
         let (Some(model), Some(origin), Some(data)) = (model, origin, input(node, "data")) else { continue };
         if plan[data].makes != Kind::Split {
@@ -57,14 +45,4 @@ pub(super) fn mistakes(plan: &DiGraph<Step, String>) -> Vec<Mistake> {
         }
     }
     mistakes
-}
-
-/// The architecture that a step's settings name, or those of the model that it was made from.
-fn network(plan: &DiGraph<Step, String>, mut node: NodeIndex) -> Option<&serde_json::Value> {
-    loop {
-        if let Some(arch) = plan[node].settings.get("arch") {
-            return Some(arch);
-        }
-        node = plan.edges_directed(node, Direction::Incoming).find(|edge| edge.weight() == "model")?.source();
-    }
 }

@@ -1,5 +1,6 @@
 //! Stages: each turns artifacts into one artifact. Planning reads `StageKind`; execution calls `Stage::run`.
 
+pub mod augment;
 pub mod checkpoint;
 pub mod compare;
 pub mod dataset;
@@ -135,6 +136,7 @@ pub static STAGES: &[&StageKind] = &[
     &split::KIND,
     &checkpoint::KIND,
     &train::KIND,
+    &augment::KIND,
     &saliency::KIND,
     &unlearn::KIND,
     &evaluate::KIND,

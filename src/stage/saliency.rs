@@ -48,7 +48,7 @@ impl Stage for Saliency {
         };
         let model = Model::from_tensors(&fitting(weights, split)?, &weights.tensors, context.device)?;
         let batches = (self.batch, Transform::default(), Rng::new(self.seed).fork("forget"));
-        let forget = side(split, &split.forget, batches, context.device);
+        let forget = side((split, &split.images.train), &split.forget, batches, context.device);
         let keep = largest(&saliency(&model, &forget, context.desk)?, self.keep);
         let keep = Tensor::from_vec(keep, model.len(), &Device::Cpu)?;
         Ok(Artifact::Mask(Mask { arch: weights.arch.clone(), keep }.into()))

@@ -95,6 +95,7 @@ impl Stage for Train {
             rng: rng.fork("train"),
             device: context.device.clone(),
             labels: None,
+            views: None,
         });
         let steps = loader.steps(setting.epochs);
         let mut trainer = Trainer::new(&mut model, &self.recipe, steps, None, context.desk)?;

@@ -1,5 +1,8 @@
 //! `unlearn`: a method makes a copy of a model forget.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
 use candle_core::Device;
 use serde::Deserialize;
 use serde_json::Value;
@@ -8,7 +11,7 @@ use super::train::BATCH;
 use super::{Choice, Context, Inputs, Makes, Stage, StageKind};
 use crate::artifact::{Artifact, Weights};
 use crate::batches::{Drawn, Loader};
-use crate::data::Split;
+use crate::data::{Images, Part, Split};
 use crate::error::{Error, Result};
 use crate::kind::Kind;
 use crate::method::{self, Method, Scene};
@@ -16,7 +19,7 @@ use crate::nn::arch::Arch;
 use crate::nn::model::Model;
 use crate::nn::transform::{self, Transform};
 use crate::rng::Rng;
-use crate::settings::{Field, SEED, Settings, Type, read};
+use crate::settings::{COUNT, Field, SEED, Settings, Type, read};
 
 pub const KIND: StageKind = StageKind {
     name: "unlearn",
@@ -26,8 +29,10 @@ pub const KIND: StageKind = StageKind {
     fields: &[
         Field::required("model", Type::Stage(&[Kind::Model]), "what is to forget"),
         Field::required("data", Type::Stage(&[Kind::Split]), "what to forget and what to keep"),
+        Field::optional("augment", Type::Stage(&[Kind::Images]), "more images to forget, made from the same split"),
         Field::optional("mask", Type::Stage(&[Kind::Mask]), "which weights may move; all, where there is none"),
         BATCH,
+        Field::optional("forget_batch", COUNT, "images to forget a step, where a method takes both sides in turn"),
         transform::FIELD,
         SEED,
     ],
@@ -44,6 +49,7 @@ pub const KIND: StageKind = StageKind {
 #[derive(Debug, Deserialize)]
 struct Setting {
     batch: usize,
+    forget_batch: Option<usize>,
     transform: Value,
     seed: u64,
 }
@@ -69,12 +75,25 @@ impl Stage for Unlearn {
         let mut student = Model::from_tensors(&arch, &weights.tensors, context.device)?;
         let rng = Rng::new(self.setting.seed);
         let transform = Transform::new(&self.setting.transform)?;
-        let side = |indices: &[u32], purpose: &str| {
-            let batches = (self.setting.batch, transform, rng.fork(purpose));
-            side(split, indices, batches, context.device)
+        let (part, forget) = match inputs.by_role.get("augment") {
+            Some(Artifact::Images(more)) => grown(split, more)?,
+            Some(_) => return Err(Error::invalid("`augment` is not images")),
+            None => (split.images.train.clone(), split.forget.clone()),
         };
-        let (forget, retain) = (side(&split.forget, "forget"), side(&split.retain, "retain"));
-        let scene = Scene { forget: &forget, retain: &retain, rng: rng.fork("method"), mask, desk: context.desk };
+        let batch = self.setting.batch;
+        let side = |part: &Part, indices: &[u32], batch: usize, purpose: &str| {
+            let batches = (batch, transform, rng.fork(purpose));
+            side((split, part), indices, batches, context.device)
+        };
+        let retain = side(&part, &split.retain, batch, "retain");
+        let forget = side(&part, &forget, self.setting.forget_batch.unwrap_or(batch), "forget");
+        let unseen = unseen(split);
+        let validation = (!unseen.is_empty()).then(|| side(&split.images.validation, &unseen, batch, "validation"));
+        let scene = Scene {
+            mask,
+            validation: validation.as_ref(),
+            ..Scene::new(&forget, &retain, rng.fork("method"), context.desk)
+        };
         self.method.unlearn(&mut student, &scene)?;
         let trained_on = format!("{}, unlearned by {}", weights.trained_on, self.name);
         Ok(Artifact::Model(Weights { arch: weights.arch.clone(), tensors: student.tensors()?, trained_on }.into()))
@@ -109,16 +128,52 @@ pub(super) fn fitting(weights: &Weights, split: &Split) -> Result<Arch> {
 }
 
 /// Batches of one side of a split: their size, transform and draws.
-pub(super) fn side(split: &Split, indices: &[u32], batches: (usize, Transform, Rng), device: &Device) -> Loader {
+pub(super) fn side(
+    (split, part): (&Split, &Part),
+    indices: &[u32],
+    batches: (usize, Transform, Rng),
+    device: &Device,
+) -> Loader {
     let (batch, transform, rng) = batches;
     Loader::Drawn(Drawn {
         images: split.images.clone(),
-        part: split.images.train.clone(),
+        part: part.clone(),
         indices: indices.to_vec(),
         batch,
         transform,
         rng,
         device: device.clone(),
         labels: None,
+        views: None,
     })
+}
+
+/// Validation images of the classes that are in the forget set.
+fn unseen(split: &Split) -> Vec<u32> {
+    let images = &split.images;
+    let classes: BTreeSet<u32> = split.forget.iter().map(|&index| images.train.labels[index as usize]).collect();
+    let labels = images.validation.labels.iter().zip(0..);
+    labels.filter(|(label, _)| classes.contains(label)).map(|(_, index)| index).collect()
+}
+
+/// The training part with those images behind it, and the forget set with them in it.
+fn grown(split: &Split, more: &Images) -> Result<(Part, Vec<u32>)> {
+    let images = &split.images;
+    if (more.size, &more.classes) != (images.size, &images.classes) {
+        return Err(Error::invalid(format!(
+            "`augment` has images of {:?} in {} classes, but {} has {:?} in {}",
+            more.size,
+            more.classes.len(),
+            images.name,
+            images.size,
+            images.classes.len()
+        )));
+    }
+    let part = Part {
+        pixels: Arc::new([images.train.pixels.as_slice(), &more.train.pixels].concat()),
+        labels: Arc::new([images.train.labels.as_slice(), &more.train.labels].concat()),
+    };
+    let behind = images.train.len() as u32..part.len() as u32;
+    let forget = split.forget.iter().copied().chain(behind).collect();
+    Ok((part, forget))
 }

@@ -11,7 +11,7 @@ use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, SafeTensorError, View};
 use serde_json::{Value, json};
 
-use crate::artifact::{Artifact, Encoded, Mask, Scores, Weights};
+use crate::artifact::{Artifact, Encoded, Encoder, Features, Generator, Mask, Scores, Weights};
 use crate::data::{Images, Part, Split};
 use crate::error::{Error, Result};
 use crate::kind::Kind;
@@ -114,6 +114,27 @@ fn encode(artifact: &Artifact) -> (Vec<(String, Held<'_>)>, Value) {
         Artifact::Model(weights) => {
             (named(&weights.tensors), json!({ "arch": weights.arch, "trained_on": weights.trained_on }))
         }
+        Artifact::Encoder(encoder) => {
+            let Encoder { network, head } = &**encoder;
+            let under = |name: &str, weights: &Weights| {
+                let all = weights.tensors.iter();
+                all.map(|(key, tensor)| (format!("{name}.{key}"), Held::Tensor(tensor.clone()))).collect::<Vec<_>>()
+            };
+            let tensors = under("network", network).into_iter().chain(under("head", head)).collect();
+            (tensors, json!({ "arch": network.arch, "head": head.arch, "trained_on": network.trained_on }))
+        }
+        Artifact::Features(features) => {
+            let mut tensors = Vec::new();
+            for (name, (values, labels)) in &features.parts {
+                tensors.push((format!("{name}.features"), Held::Tensor(values.clone())));
+                tensors.push((format!("{name}.labels"), numbers(labels)));
+            }
+            (tensors, json!({ "arch": features.arch, "layer": features.layer }))
+        }
+        Artifact::Generator(generator) => {
+            let Weights { arch, tensors, trained_on } = &generator.network;
+            (named(tensors), json!({ "arch": arch, "of": generator.of, "trained_on": trained_on }))
+        }
         Artifact::Mask(mask) => {
             (vec![("keep".to_owned(), Held::Tensor(mask.keep.clone()))], json!({ "arch": mask.arch }))
         }
@@ -169,10 +190,37 @@ pub fn decode(kind: Kind, encoded: Encoded, carried: Option<&Artifact>) -> Resul
             let (arch, trained_on) = (record["arch"].clone(), field(&record, "trained_on")?);
             Artifact::Model(Weights { arch, tensors, trained_on }.into())
         }
+        Kind::Encoder => {
+            let under = |name: &str, key: &str| -> Result<Weights> {
+                let prefix = format!("{name}.");
+                let own =
+                    tensors.iter().filter_map(|(key, t)| Some((key.strip_prefix(&prefix)?.to_owned(), t.clone())));
+                let (arch, trained_on) = (record[key].clone(), field(&record, "trained_on")?);
+                Ok(Weights { arch, tensors: own.collect(), trained_on })
+            };
+            Artifact::Encoder(Encoder { network: under("network", "arch")?, head: under("head", "head")? }.into())
+        }
+        Kind::Features => {
+            let names: Vec<String> =
+                tensors.keys().filter_map(|key| Some(key.strip_suffix(".features")?.to_owned())).collect();
+            let mut parts = BTreeMap::new();
+            for name in names {
+                let missing = || Error::invalid(format!("the artifact lacks the features or labels of `{name}`"));
+                let values = tensors.remove(&format!("{name}.features")).ok_or_else(missing)?;
+                let labels = tensors.remove(&format!("{name}.labels")).ok_or_else(missing)?.to_vec1()?;
+                parts.insert(name, (values, labels));
+            }
+            let (arch, layer) = (record["arch"].clone(), field(&record, "layer")?);
+            Artifact::Features(Features { arch, layer, parts }.into())
+        }
+        Kind::Generator => {
+            let (arch, trained_on) = (record["arch"].clone(), field(&record, "trained_on")?);
+            let of = record["of"].clone();
+            Artifact::Generator(Generator { network: Weights { arch, tensors, trained_on }, of }.into())
+        }
         Kind::Mask => Artifact::Mask(Mask { arch: record["arch"].clone(), keep: take("keep")? }.into()),
         Kind::Scores => Artifact::Scores(Scores { record, tensors }.into()),
         Kind::Table => Artifact::Table(record.into()),
-        Kind::Features | Kind::Generator => return Err(Error::invalid(format!("{kind} cannot be kept yet"))),
     })
 }
 

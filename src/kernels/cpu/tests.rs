@@ -8,6 +8,10 @@ use crate::rng::Rng;
 
 /// Every kind of layer, sizes that fill no vector, strides that fit no image.
 fn program() -> Program {
+    program_of([Op::Tanh, Op::Sigmoid])
+}
+
+fn program_of(curves: [Op; 2]) -> Program {
     let mut b = Builder::new([3, 13, 10], 1);
     let conv = |out: usize, kernel: usize, stride: usize, bias: bool| Op::Conv {
         out,
@@ -23,12 +27,12 @@ fn program() -> Program {
     x = b.layer("", Op::Add(first), x).unwrap();
     x = b.layer("", Op::Relu, x).unwrap();
     x = b.layer("e", conv(37, 5, 3, false), x).unwrap();
-    x = b.layer("", Op::Tanh, x).unwrap();
+    x = b.layer("", curves[0], x).unwrap();
     let window = Window::new(4, 2, 1);
     x = b.layer("f", Op::ConvTranspose { out: 9, window, bias: true }, x).unwrap();
     x = b.layer("", Op::Add(x), x).unwrap();
     x = b.layer("", Op::AvgPool(Window::new(2, 1, 1)), x).unwrap();
-    x = b.layer("", Op::Sigmoid, x).unwrap();
+    x = b.layer("", curves[1], x).unwrap();
     x = b.layer("", Op::Dropout(0.25), x).unwrap();
     b.layer("g", Op::Linear { out: 5, bias: true }, x).unwrap();
     b.finish(x)
@@ -104,6 +108,22 @@ fn all_levels_give_the_same_bits() {
             assert!(a == b, "result {index}");
         }
     }
+}
+
+/// The bits of every kernel: other bits need a raised `kernels::VERSION`. Without the curves, whose last bit is the C
+/// library's.
+#[test]
+fn changed_bits_need_a_raised_version() {
+    const BITS: (u32, &str) = (1, "2dbaa6254e64f735");
+    let program = Arc::new(program_of([Op::Relu, Op::LeakyRelu(0.5)]));
+    let mut hasher = blake3::Hasher::new();
+    for tensor in run(&Cpu::new(program.clone()), &program, 5, DType::F32) {
+        for value in tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap() {
+            hasher.update(&value.to_le_bytes());
+        }
+    }
+    let found = (crate::kernels::VERSION, &hasher.finalize().to_hex()[..16]);
+    assert_eq!(found, BITS);
 }
 
 #[test]

@@ -1,0 +1,79 @@
+//! Inputs of one step that must fit each other: each check looks at a step and what it reads.
+
+use petgraph::Direction;
+use petgraph::graph::{DiGraph, NodeIndex};
+use petgraph::visit::EdgeRef;
+use serde_json::Value;
+
+use super::Step;
+use crate::error::Mistake;
+
+type Graph = DiGraph<Step, String>;
+
+/// A check of one step: what is wrong with it.
+type Check = fn(&Graph, NodeIndex) -> Option<Mistake>;
+
+const CHECKS: &[Check] = &[mask, augment, rewind];
+
+pub(super) fn mistakes(plan: &Graph) -> Vec<Mistake> {
+    plan.node_indices().flat_map(|node| CHECKS.iter().filter_map(move |check| check(plan, node))).collect()
+}
+
+/// What a step reads in that role.
+pub(super) fn input(plan: &Graph, node: NodeIndex, role: &str) -> Option<NodeIndex> {
+    plan.edges_directed(node, Direction::Incoming).find(|edge| edge.weight() == role).map(|edge| edge.source())
+}
+
+/// The architecture that a step's settings name, or those of the model that it was made from.
+fn network(plan: &Graph, mut node: NodeIndex) -> Option<&Value> {
+    loop {
+        if let Some(arch) = plan[node].settings.get("arch") {
+            return Some(arch);
+        }
+        node = input(plan, node, "model")?;
+    }
+}
+
+fn mistake(plan: &Graph, node: NodeIndex, what: String, label: &str, because: NodeIndex) -> Mistake {
+    let because = &plan[because];
+    let mistake = Mistake::at(&plan[node].place, what).label(label);
+    mistake.related(&because.place, format!("`{}` is declared here", because.base))
+}
+
+/// A mask is of the model's own network.
+fn mask(plan: &Graph, node: NodeIndex) -> Option<Mistake> {
+    let (model, mask) = (input(plan, node, "model")?, input(plan, node, "mask")?);
+    if network(plan, model)? == network(plan, mask)? {
+        return None;
+    }
+    let (own, other) = (&plan[model].name, &plan[mask].name);
+    let what = format!("the mask `{other}` was made for another network than that of `{own}`");
+    Some(mistake(plan, node, what, "the networks differ", mask))
+}
+
+/// More images to forget come from the same split.
+fn augment(plan: &Graph, node: NodeIndex) -> Option<Mistake> {
+    let (data, more) = (input(plan, node, "data")?, input(plan, node, "augment")?);
+    if input(plan, more, "data")? == data {
+        return None;
+    }
+    let (own, other) = (&plan[data].name, &plan[more].name);
+    let what = format!("the images of `{other}` were not made from the split `{own}`");
+    Some(mistake(plan, node, what, "would forget other images", more))
+}
+
+/// To rewind, a method needs images of the data set that nothing was trained on.
+fn rewind(plan: &Graph, node: NodeIndex) -> Option<Mistake> {
+    if plan[node].settings.get("rewind")? != &Value::Bool(true) {
+        return None;
+    }
+    let images = input(plan, input(plan, node, "data")?, "data")?;
+    if plan[images].settings.get("validation")?.as_f64()? > 0.0 {
+        return None;
+    }
+    let what =
+        format!("`rewind` needs images that were never trained on, but `{}` keeps none apart", plan[images].name);
+    let place = &plan[images].place;
+    let mistake = Mistake::at(&plan[node].place, what).label("nothing to compare with");
+    Some(mistake.related(place, "give it a share for validation, such as `validation = 0.1`"))
+}

@@ -1,0 +1,221 @@
+//! The models that train together, each with its optimiser and its learning rate.
+
+use std::collections::BTreeMap;
+use std::ops::{Deref, DerefMut};
+
+use candle_core::{Device, Tensor};
+
+use super::{Loss, Recipe};
+use crate::error::{Error, Result};
+use crate::nn::model::{Model, gradients_of};
+use crate::nn::optim::Stepper;
+use crate::nn::schedule::{Course, Moment};
+
+/// What a step works on. It stands for its first model, the student: `crew.train(&x)` trains that one.
+pub struct Crew<'a> {
+    members: Vec<Member<'a>>,
+    at: Moment,
+    /// Of the batch in the epoch.
+    index: usize,
+    /// Lengths of the terms' gradients, when they were last looked at.
+    norms: Vec<(&'static str, f64)>,
+}
+
+struct Member<'a> {
+    /// Before its names in a checkpoint; empty for the student.
+    prefix: String,
+    model: Held<'a>,
+    stepper: Stepper,
+    course: Course,
+}
+
+enum Held<'a> {
+    Lent(&'a mut Model),
+    Own(Box<Model>),
+}
+
+impl Deref for Held<'_> {
+    type Target = Model;
+
+    fn deref(&self) -> &Model {
+        match self {
+            Held::Lent(model) => model,
+            Held::Own(model) => model,
+        }
+    }
+}
+
+impl DerefMut for Held<'_> {
+    fn deref_mut(&mut self) -> &mut Model {
+        match self {
+            Held::Lent(model) => model,
+            Held::Own(model) => model,
+        }
+    }
+}
+
+impl Deref for Crew<'_> {
+    type Target = Model;
+
+    fn deref(&self) -> &Model {
+        &self.members[0].model
+    }
+}
+
+impl DerefMut for Crew<'_> {
+    fn deref_mut(&mut self) -> &mut Model {
+        &mut self.members[0].model
+    }
+}
+
+impl<'a> Crew<'a> {
+    pub(super) fn new(student: &'a mut Model, recipe: &Recipe, mask: Option<Vec<f32>>) -> Self {
+        let member = Member::new(String::new(), Held::Lent(student), recipe, mask);
+        Self { members: vec![member], at: Moment { step: 0, steps: 0, epoch: 0 }, index: 0, norms: Vec::new() }
+    }
+
+    pub(super) fn join(&mut self, name: &str, model: &'a mut Model, recipe: &Recipe, mask: Option<Vec<f32>>) {
+        self.members.push(Member::new(format!("{name}."), Held::Lent(model), recipe, mask));
+    }
+
+    pub(super) fn take_in(&mut self, name: &str, model: Model, recipe: &Recipe) {
+        self.members.push(Member::new(format!("{name}."), Held::Own(Box::new(model)), recipe, None));
+    }
+
+    /// Number 0 is the student, the others follow in the order in which they joined.
+    #[must_use]
+    pub fn model(&self, number: usize) -> &Model {
+        &self.members[number].model
+    }
+
+    #[must_use]
+    pub fn model_mut(&mut self, number: usize) -> &mut Model {
+        &mut self.members[number].model
+    }
+
+    /// How many models there are, one at least.
+    #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "never empty")]
+    pub fn len(&self) -> usize {
+        self.members.len()
+    }
+
+    pub(super) fn begin(&mut self, at: Moment, index: usize) {
+        (self.at, self.index) = (at, index);
+    }
+
+    /// One backward of the loss, and a step of each model whose number is given; gives the loss. An error where loss or
+    /// gradient is no finite number, and where a term beside the first has no gradient.
+    pub fn descend(&mut self, loss: &Loss, who: &[usize]) -> Result<f64> {
+        let total = loss.total()?;
+        let value = f64::from(total.to_scalar::<f32>()?);
+        let rate = who.first().map_or(0.0, |&first| self.members[first].course.rate(self.at));
+        if !value.is_finite() {
+            return Err(self.diverged("the loss", value, rate));
+        }
+        if loss.terms.len() > 1 && (self.index == 0 || self.index.is_power_of_two()) {
+            self.norms = self.look(loss, who)?;
+        }
+        let gradients = self.gradients(&total, who)?;
+        for (&number, gradient) in who.iter().zip(&gradients) {
+            let length = length(gradient);
+            if !length.is_finite() {
+                return Err(self.diverged("the gradient", length, rate));
+            }
+            let Member { model, stepper, course, .. } = &mut self.members[number];
+            let (rate, momentum) = (course.rate(self.at), course.momentum(self.at));
+            model.update(|theta| stepper.step_with(theta, gradient, rate, momentum))?;
+            course.saw(value);
+        }
+        Ok(value)
+    }
+
+    fn gradients(&self, loss: &Tensor, who: &[usize]) -> Result<Vec<Vec<f32>>> {
+        let models: Vec<&Model> = who.iter().map(|&number| self.model(number)).collect();
+        let all = gradients_of(loss, &models)?;
+        all.iter().map(|gradient| Ok(gradient.to_dtype(candle_core::DType::F32)?.to_vec1()?)).collect()
+    }
+
+    /// The length of each term's gradient over all models.
+    fn look(&self, loss: &Loss, who: &[usize]) -> Result<Vec<(&'static str, f64)>> {
+        let mut norms = Vec::new();
+        for (index, (name, term)) in loss.terms.iter().enumerate() {
+            let found = self.gradients(term, who);
+            let norm = match found {
+                Ok(all) => all.iter().map(|gradient| length(gradient).powi(2)).sum::<f64>().sqrt(),
+                Err(Error::NoGradient(_)) => 0.0,
+                Err(error) => return Err(error),
+            };
+            // The first term may rest for a while: a student that is still its own teacher has nowhere to go.
+            if index > 0 && norm == 0.0 {
+                return Err(Error::NoGradient((*name).to_owned()));
+            }
+            norms.push((*name, norm));
+        }
+        Ok(norms)
+    }
+
+    /// The norms in words, where the loss has several terms.
+    pub(super) fn norms(&self) -> Option<String> {
+        let words = |(name, norm): &(&str, f64)| format!("{name} {norm:.3e}");
+        (!self.norms.is_empty()).then(|| self.norms.iter().map(words).collect::<Vec<_>>().join(", "))
+    }
+
+    pub(super) fn end_epoch(&mut self) {
+        self.members.iter_mut().for_each(|member| member.course.end_epoch());
+    }
+
+    fn diverged(&self, term: &str, value: f64, learning_rate: f64) -> Error {
+        Error::Diverged { term: term.to_owned(), value, step: self.at.step + 1, learning_rate }
+    }
+
+    /// All that a checkpoint keeps.
+    pub(super) fn tensors(&self) -> Result<BTreeMap<String, Tensor>> {
+        let mut tensors = BTreeMap::new();
+        for Member { prefix, model, stepper, course } in &self.members {
+            let theta = Tensor::from_vec(model.theta()?, model.len(), &Device::Cpu)?;
+            tensors.insert(format!("{prefix}theta"), theta);
+            for (name, tensor) in model.tensors()? {
+                if name.contains(".running_") {
+                    tensors.insert(format!("{prefix}running.{name}"), tensor);
+                }
+            }
+            for (name, tensor) in stepper.state()? {
+                tensors.insert(format!("{prefix}optimizer.{name}"), tensor);
+            }
+            for (name, tensor) in course.state()? {
+                tensors.insert(format!("{prefix}schedule.{name}"), tensor);
+            }
+        }
+        Ok(tensors)
+    }
+
+    pub(super) fn load(&mut self, tensors: &BTreeMap<String, Tensor>) -> Result<()> {
+        for Member { prefix, model, stepper, course } in &mut self.members {
+            let theta = tensors.get(&format!("{prefix}theta"));
+            let theta = theta.ok_or_else(|| Error::invalid(format!("the checkpoint lacks {prefix}theta")))?;
+            model.set_theta(&theta.to_vec1::<f32>()?)?;
+            model.set_running(&part(tensors, &format!("{prefix}running.")))?;
+            stepper.load_state(&part(tensors, &format!("{prefix}optimizer.")))?;
+            course.load_state(&part(tensors, &format!("{prefix}schedule.")))?;
+        }
+        Ok(())
+    }
+}
+
+impl<'a> Member<'a> {
+    fn new(prefix: String, model: Held<'a>, recipe: &Recipe, mask: Option<Vec<f32>>) -> Self {
+        let stepper = Stepper::new(recipe.optimizer.clone(), model.len(), mask);
+        Self { prefix, model, stepper, course: Course::new(&recipe.schedule, recipe.lr) }
+    }
+}
+
+/// Those whose names begin so, without that beginning.
+pub(super) fn part(tensors: &BTreeMap<String, Tensor>, prefix: &str) -> BTreeMap<String, Tensor> {
+    let named = tensors.iter();
+    named.filter_map(|(name, t)| Some((name.strip_prefix(prefix)?.to_owned(), t.clone()))).collect()
+}
+
+fn length(gradient: &[f32]) -> f64 {
+    gradient.iter().map(|g| f64::from(*g).powi(2)).sum::<f64>().sqrt()
+}
