@@ -77,7 +77,7 @@ fn no_load(_: &[PathBuf]) -> Result<Images> {
 }
 
 const fn set(forms: &'static [Form]) -> Dataset {
-    Dataset { name: "small", about: "", counts: [0; 3], forms }
+    Dataset { name: "small", about: "", classes: &[], counts: [0; 3], forms }
 }
 
 /// `content()`'s MD5, by md5sum.

@@ -19,6 +19,7 @@ mod numerics;
 mod optimisers;
 mod outcomes;
 mod recipes;
+mod resume;
 mod store;
 mod transforms;
 mod unlearning;

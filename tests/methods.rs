@@ -303,15 +303,20 @@ fn golden_ssd() {
 
 /// Sixteen images of 2x2 in four classes, two of which are to be forgotten.
 fn tiny() -> (Model, Loader, Loader) {
+    tiny_of(&json!({"name": "mlp", "hidden": [12]}), 2)
+}
+
+/// The same of other networks and larger images.
+pub fn tiny_of(arch: &Value, side: usize) -> (Model, Loader, Loader) {
     let mut rng = Rng::new(3).fork("pixels");
     let part = Part {
-        pixels: Arc::new((0..64).map(|_| rng.below(256) as u8).collect()),
+        pixels: Arc::new((0..16 * side * side).map(|_| rng.below(256) as u8).collect()),
         labels: Arc::new((0..16).map(|i| i % 4).collect()),
     };
     let images = Arc::new(Images {
         name: "tiny".into(),
         classes: (0..4).map(|c| c.to_string()).collect(),
-        size: [1, 2, 2],
+        size: [1, side, side],
         mean: vec![0.5],
         std: vec![0.25],
         train: part.clone(),
@@ -319,7 +324,7 @@ fn tiny() -> (Model, Loader, Loader) {
         test: Part::default(),
         unlabelled: Part::default(),
     });
-    let arch = Arch::new(&json!({"name": "mlp", "hidden": [12]}), 4, images.size, &images.mean, &images.std).unwrap();
+    let arch = Arch::new(arch, 4, images.size, &images.mean, &images.std).unwrap();
     let student = Model::init(&arch, &Rng::new(1).fork("init"), &Device::Cpu).unwrap();
     let side = |indices: Vec<u32>| {
         Loader::Drawn(Drawn {
@@ -337,7 +342,7 @@ fn tiny() -> (Model, Loader, Loader) {
     (student, side((0..5).collect()), side((5..16).collect()))
 }
 
-fn defaults(index: usize) -> Settings {
+pub fn defaults(index: usize) -> Settings {
     let mut settings = Settings::new();
     for field in METHODS[index].entry.fields {
         if let FieldDefault::Is(text) = field.default {
@@ -397,6 +402,44 @@ fn names_of_methods_are_unique_snake_case_and_short_worded() {
         assert!(entry.about.len() < 60 && !entry.about.ends_with('.'), "{}", entry.about);
     }
     assert!(matches!(json!(names), Value::Array(_)));
+}
+
+/// Against a threshold found by trying all of them.
+#[test]
+fn soft_thresholding_puts_the_wanted_share_back() {
+    let mut rng = Rng::new(4).fork("weights");
+    let original: Vec<f32> = (0..101).map(|_| rng.normal()).collect();
+    let moved: Vec<f32> = original.iter().map(|o| o + 0.1 * rng.normal()).collect();
+    for share in [0.0, 0.004, 0.3, 0.5, 1.0] {
+        let mut theta = moved.clone();
+        salun::drawn_back(&mut theta, &original, share);
+        let back = (0..101).filter(|&i| theta[i].to_bits() == original[i].to_bits()).count();
+        assert_eq!(back, (share * 101.0) as usize, "{share}");
+        let mut far: Vec<f32> = moved.iter().zip(&original).map(|(m, o)| (m - o).abs()).collect();
+        far.sort_by(f32::total_cmp);
+        let threshold = if back == 0 { 0.0 } else { far[back - 1] };
+        for i in (0..101).filter(|&i| theta[i] != original[i]) {
+            let (before, after) = (moved[i] - original[i], theta[i] - original[i]);
+            assert!((before.abs() - after.abs() - threshold).abs() < 1e-6 && before * after > 0.0, "{share} {i}");
+        }
+    }
+}
+
+#[test]
+fn salun_soft_moves_weights_that_no_mask_opens_and_ends_unthresholded() {
+    let index = METHODS.iter().position(|m| m.entry.name == "salun").unwrap();
+    let of = |soft: bool| {
+        let (mut student, forget, retain) = tiny();
+        let mut settings = defaults(index);
+        settings.insert("soft".into(), json!(soft));
+        settings.insert("keep".into(), json!(0.2));
+        let scene = Scene::new(&forget, &retain, Rng::new(9), &NoDesk);
+        let before = student.theta().unwrap();
+        method::make("salun", &settings).unwrap().unlearn(&mut student, &scene).unwrap();
+        let after = student.theta().unwrap();
+        before.iter().zip(&after).filter(|(b, a)| b.to_bits() != a.to_bits()).count() as f64 / before.len() as f64
+    };
+    assert!(of(false) <= 0.2 && of(true) > 0.9, "{} {}", of(false), of(true));
 }
 
 /// What each method makes of the tiny network: sum and length of theta. Where one of these changes, the same settings

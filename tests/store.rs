@@ -212,35 +212,6 @@ fn a_timeout_saves_and_the_next_run_goes_on_to_the_same_bytes() {
     assert_eq!(place.artifacts(), whole.artifacts());
 }
 
-/// Every method that is registered, unasked: stopped again and again, it ends where it would have ended.
-#[test]
-fn every_method_that_is_stopped_goes_on_to_the_same_bytes() {
-    let recipe = |run: &str| {
-        let base = SMALL.split("[stages.unlearned]").next().unwrap().to_owned();
-        let stage = |entry: &recant::settings::Entry| {
-            let (name, wiring) = (entry.name, "model = \"original\"\ndata = \"split\"\nbatch = 16");
-            // Long enough to be stopped.
-            let trains = entry.fields.iter().any(|field| field.name == "epochs");
-            let epochs = if trains { "epochs = 20" } else { "" };
-            format!("[stages.{name}]\nkind = \"unlearn\"\nmethod = \"{name}\"\n{wiring}\n{epochs}\n{run}\n\n")
-        };
-        base + &recant::method::METHODS.iter().map(|method| stage(&method.entry)).collect::<Vec<_>>().concat()
-    };
-    let whole = Place::new(&recipe(""));
-    good(whole.run(&["run", "r.toml"]));
-    let place = Place::new(&recipe("run = { timeout = 0.03 }"));
-    let mut stopped = 0;
-    for _ in 0..500 {
-        let run = place.run(&["run", "r.toml"]);
-        stopped += err(&run).matches("its `timeout`").count();
-        if run.status.success() {
-            break;
-        }
-    }
-    assert!(stopped >= 5, "the test needs slower stages: {stopped}");
-    assert_eq!(place.artifacts(), whole.artifacts());
-}
-
 #[test]
 fn a_full_disk_names_the_path_and_loses_nothing() {
     let place = Place::new(SMALL);

@@ -70,3 +70,43 @@ fn settings_that_do_not_go_together_are_mistakes() {
     assert!(words.contains("`temperature`") && words.contains("0.01"), "{words}");
     good(Place::new(&scrub("msteps = 2")).run(&["plan", "r.toml"]));
 }
+
+#[test]
+fn forget_sets_that_cannot_be_are_mistakes_of_the_plan() {
+    let forget = |what: &str| SMALL.replace("forget = { share = 0.1 }", &format!("forget = {what}"));
+    let words = refusal(&forget("{ classes = [3, 10] }"));
+    assert!(words.contains("`digits` has no class 10") && words.contains("by their numbers from 0"), "{words}");
+    let cifar = forget("{ classes = [\"dogs\"] }").replace("source = \"digits\"", "source = \"cifar10\"\npath = \".\"");
+    let words = refusal(&cifar);
+    assert!(words.contains("`cifar10` has no class \"dogs\"") && words.contains("did you mean `dog`?"), "{words}");
+    let words = refusal(&forget("{ count = 1438 }"));
+    assert!(words.contains("1438 images are to be forgotten, but `images` has 1438 to train on"), "{words}");
+    good(Place::new(&forget("{ count = 1437 }")).run(&["plan", "r.toml"]));
+}
+
+#[test]
+fn scrub_goes_back_to_the_epoch_that_forgot_like_unseen_images() {
+    let scrub = SMALL.replace(
+        "method = \"neggrad_plus\"\nmodel = \"original\"\ndata = \"split\"\nepochs = 2",
+        "method = \"scrub\"\nmodel = \"original\"\ndata = \"split\"\nepochs = 6\nmsteps = 6\nlr = 0.02\nrewind = true",
+    );
+    let words = refusal(&scrub);
+    assert!(
+        words.contains("`rewind` needs images that were never trained on, but `images` keeps none apart"),
+        "{words}"
+    );
+    let place = Place::new(&scrub.replace("source = \"digits\"", "source = \"digits\"\nvalidation = 0.2"));
+    good(place.run(&["run", "r.toml"]));
+    let manifest = std::fs::read_to_string(object(&place, "unlearned").join("manifest.json")).unwrap();
+    let note = manifest.split("rewound to epoch ").nth(1).unwrap().split('"').next().unwrap();
+    let numbers: Vec<f64> =
+        note.split(|c: char| c != '.' && !c.is_ascii_digit()).filter_map(|n| n.parse().ok()).collect();
+    let [epoch, 6.0, forget, unseen] = numbers[..] else { panic!("{note}") };
+    assert!((1.0..=6.0).contains(&epoch) && forget <= 100.0 && unseen > 0.0, "{note}");
+    // what was kept is what the table measures: the forget accuracy is that of the epoch chosen
+    let table = good(place.run(&["report", "r.toml", "--format", "json"]));
+    let table: serde_json::Value = serde_json::from_slice(&table.stdout).unwrap();
+    let row = table["rows"].as_array().unwrap().iter().find(|row| row["name"] == "unlearned").unwrap();
+    let column = table["columns"].as_array().unwrap().iter().position(|c| c["name"] == "accuracy.forget").unwrap();
+    assert!((row["values"][column].as_f64().unwrap() - (100.0 - forget)).abs() < 0.01, "{row} {note}");
+}

@@ -37,6 +37,7 @@ const IMAGE: usize = 3072;
 pub(super) const CIFAR10: Dataset = Dataset {
     name: "cifar10",
     about: "CIFAR-10, 50,000 and 10,000 of 32x32 RGB",
+    classes: &TEN,
     counts: [50_000, 10_000, 0],
     forms: &[
         Form {
@@ -134,6 +135,7 @@ macro_rules! hundred {
 pub(super) const CIFAR100: Dataset = Dataset {
     name: "cifar100",
     about: "CIFAR-100, 100 classes, 50,000 and 10,000 of 32x32 RGB",
+    classes: &FINE,
     counts: [50_000, 10_000, 0],
     forms: hundred!("CIFAR-100", FINE, 1, "fine_labels", "fine_label"),
 };
@@ -141,6 +143,7 @@ pub(super) const CIFAR100: Dataset = Dataset {
 pub(super) const CIFAR100_COARSE: Dataset = Dataset {
     name: "cifar100_coarse",
     about: "CIFAR-100 by its 20 superclasses",
+    classes: &COARSE,
     counts: [50_000, 10_000, 0],
     forms: hundred!("CIFAR-100 superclasses", COARSE, 0, "coarse_labels", "coarse_label"),
 };

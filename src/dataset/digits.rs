@@ -14,6 +14,7 @@ use crate::rng::Rng;
 pub(super) const DATASET: Dataset = Dataset {
     name: "digits",
     about: "UCI optical digits, 1,797 images of 8x8, built in (CC BY 4.0)",
+    classes: &super::DIGITS,
     counts: [1438, 359, 0],
     forms: &[Form { about: "part of this program", files: &[], folders: &[], origin: &[], load }],
 };
@@ -45,7 +46,7 @@ fn load(_: &[PathBuf]) -> Result<Images> {
     let (mean, std) = moments(&train, 1);
     let images = Images {
         name: "UCI digits".to_owned(),
-        classes: (0..10).map(|digit| digit.to_string()).collect(),
+        classes: super::DIGITS.map(str::to_owned).to_vec(),
         size: [1, SIDE, SIDE],
         mean,
         std,

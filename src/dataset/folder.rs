@@ -13,6 +13,7 @@ use crate::error::{Error, Result, listed};
 pub const DATASET: Dataset = Dataset {
     name: "folder",
     about: "your own images: PATH/train/CLASS/*.png or *.jpg, PATH/test/..",
+    classes: &[],
     counts: [0; 3],
     forms: &[Form { about: "folder", files: &[], folders: &[], origin: &[], load }],
 };

@@ -19,9 +19,15 @@ macro_rules! remotes {
     ($base:literal, $($name:literal $md5:literal),*) => { &[$(Remote { url: concat!($base, $name), md5: $md5 }),*] };
 }
 
+#[rustfmt::skip]
+const ARTICLES: [&str; 10] = [
+    "T-shirt/top", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot",
+];
+
 pub(super) const MNIST: Dataset = Dataset {
     name: "mnist",
     about: "handwritten digits, 60,000 and 10,000 of 28x28 grey",
+    classes: &super::DIGITS,
     counts: [60_000, 10_000, 0],
     forms: &[Form {
         about: "idx files",
@@ -34,13 +40,14 @@ pub(super) const MNIST: Dataset = Dataset {
             "t10k-images-idx3-ubyte.gz" "9fb629c4189551a2d022fa330f9573f3",
             "t10k-labels-idx1-ubyte.gz" "ec29112dd5afa0611ce80d1b7f02629c"
         ),
-        load: |files| load(files, "MNIST", &["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"]),
+        load: |files| load(files, "MNIST", &super::DIGITS),
     }],
 };
 
 pub(super) const FASHION_MNIST: Dataset = Dataset {
     name: "fashion_mnist",
     about: "Zalando's articles, 60,000 and 10,000 of 28x28 grey",
+    classes: &ARTICLES,
     counts: [60_000, 10_000, 0],
     forms: &[Form {
         about: "idx files",
@@ -54,21 +61,7 @@ pub(super) const FASHION_MNIST: Dataset = Dataset {
             "t10k-images-idx3-ubyte.gz" "bef4ecab320f06d8554ea6380940ec79",
             "t10k-labels-idx1-ubyte.gz" "bb300cfdad3c16e7a12a480ee83cd310"
         ),
-        load: |files| {
-            let classes = [
-                "T-shirt/top",
-                "trouser",
-                "pullover",
-                "dress",
-                "coat",
-                "sandal",
-                "shirt",
-                "sneaker",
-                "bag",
-                "ankle boot",
-            ];
-            load(files, "Fashion-MNIST", &classes)
-        },
+        load: |files| load(files, "Fashion-MNIST", &ARTICLES),
     }],
 };
 

@@ -21,6 +21,8 @@ use crate::rng::Rng;
 pub struct Dataset {
     pub name: &'static str,
     pub about: &'static str,
+    /// In the order of their numbers; empty where they are not known beforehand.
+    pub classes: &'static [&'static str],
     /// Images of the train, test and unlabelled parts, checked on load; zeros where they are not known beforehand.
     pub counts: [usize; 3],
     /// The forms in which it is published; the first that is found is taken, the first that can be is fetched.
@@ -48,6 +50,8 @@ pub struct Remote {
     /// As its publisher states it; empty where none is known, which pins the first download's SHA-256.
     pub md5: &'static str,
 }
+
+const DIGITS: [&str; 10] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
 
 /// The data sets, as a recipe names them.
 pub const DATASETS: &[Dataset] = &[

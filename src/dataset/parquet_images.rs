@@ -24,6 +24,7 @@ const TRUSTED: usize = 100_000;
 pub(super) const SVHN: Dataset = Dataset {
     name: "svhn",
     about: "street view house numbers, cropped, 73,257 and 26,032 of 32x32 RGB",
+    classes: &super::DIGITS,
     counts: [73_257, 26_032, 0],
     forms: &[Form {
         about: "parquet files",
@@ -39,7 +40,7 @@ pub(super) const SVHN: Dataset = Dataset {
                 md5: "",
             },
         ],
-        load: |files| load(files, "SVHN", &["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"], "label"),
+        load: |files| load(files, "SVHN", &super::DIGITS, "label"),
     }],
 };
 

@@ -20,6 +20,7 @@ const ORIGIN: &[Remote] = &[Remote {
 pub(super) const STL10: Dataset = Dataset {
     name: "stl10",
     about: "STL-10, 5,000 and 8,000 of 96x96 RGB",
+    classes: &CLASSES,
     counts: [5_000, 8_000, 0],
     forms: &[Form {
         about: "binary files",
@@ -33,6 +34,7 @@ pub(super) const STL10: Dataset = Dataset {
 pub(super) const STL10_UNLABELLED: Dataset = Dataset {
     name: "stl10_unlabelled",
     about: "STL-10 with its 100,000 unlabelled images (2.8 GB)",
+    classes: &CLASSES,
     counts: [5_000, 8_000, 100_000],
     forms: &[Form {
         about: "binary files",

@@ -9,7 +9,7 @@ use crate::error::Result;
 use crate::nn::loss::cross_entropy;
 use crate::nn::model::Model;
 use crate::settings::{Entry, Field, POSITIVE, Settings, Type};
-use crate::trainer::Recipe;
+use crate::trainer::{Crew, Recipe};
 
 pub(super) const METHOD: Registered = Registered {
     entry: Entry {
@@ -50,13 +50,28 @@ impl RandomLabel {
 
 impl Method for RandomLabel {
     fn unlearn(&self, student: &mut Model, scene: &Scene) -> Result<()> {
+        self.train(student, scene, |_| Ok(()))
+    }
+}
+
+impl RandomLabel {
+    /// `before` is called before each step.
+    pub(super) fn train(
+        &self,
+        student: &mut Model,
+        scene: &Scene,
+        before: impl Fn(&mut Crew) -> Result<()>,
+    ) -> Result<()> {
         let forget: Loader = scene.forget.mislabelled(self.any, &scene.rng.fork("labels"));
         let steps = forget.steps(self.epochs) + scene.retain.steps(self.epochs);
         let mut trainer = scene.trainer(student, &self.recipe, steps)?;
         for epoch in 0..self.epochs {
-            trainer
-                .epoch(epoch, &forget, |student, batch, _| cross_entropy(&student.train(&batch.x)?.logits, &batch.y))?;
+            trainer.epoch(epoch, &forget, |student, batch, _| {
+                before(student)?;
+                cross_entropy(&student.train(&batch.x)?.logits, &batch.y)
+            })?;
             trainer.epoch(epoch, scene.retain, |student, batch, _| {
+                before(student)?;
                 Ok((cross_entropy(&student.train(&batch.x)?.logits, &batch.y)? * self.retain_weight)?)
             })?;
         }

@@ -6,14 +6,15 @@ use petgraph::visit::EdgeRef;
 use serde_json::Value;
 
 use super::Step;
-use crate::error::Mistake;
+use crate::dataset::{self, Dataset};
+use crate::error::{Mistake, listed, nearest};
 
 type Graph = DiGraph<Step, String>;
 
 /// A check of one step: what is wrong with it.
 type Check = fn(&Graph, NodeIndex) -> Option<Mistake>;
 
-const CHECKS: &[Check] = &[mask, augment, rewind];
+const CHECKS: &[Check] = &[mask, augment, rewind, classes, rest];
 
 pub(super) fn mistakes(plan: &Graph) -> Vec<Mistake> {
     plan.node_indices().flat_map(|node| CHECKS.iter().filter_map(move |check| check(plan, node))).collect()
@@ -76,4 +77,43 @@ fn rewind(plan: &Graph, node: NodeIndex) -> Option<Mistake> {
     let place = &plan[images].place;
     let mistake = Mistake::at(&plan[node].place, what).label("nothing to compare with");
     Some(mistake.related(place, "give it a share for validation, such as `validation = 0.1`"))
+}
+
+/// The data set that a split divides, with the settings of the stage that reads it.
+fn divided(plan: &Graph, node: NodeIndex) -> Option<(&'static Dataset, NodeIndex)> {
+    let images = input(plan, node, "data").filter(|_| plan[node].settings.contains_key("forget"))?;
+    Some((dataset::find(plan[images].settings.get("source")?.as_str()?).ok()?, images))
+}
+
+/// The classes to forget are there.
+fn classes(plan: &Graph, node: NodeIndex) -> Option<Mistake> {
+    let (dataset, images) = divided(plan, node)?;
+    let known = |class: &Value| match class {
+        Value::String(name) => dataset.classes.contains(&name.as_str()),
+        number => number.as_u64().is_some_and(|number| (number as usize) < dataset.classes.len()),
+    };
+    let wanted = plan[node].settings["forget"].get("classes")?.as_array()?;
+    let unknown = wanted.iter().find(|class| !dataset.classes.is_empty() && !known(class))?;
+    let what = format!("`{}` has no class {unknown}", dataset.name);
+    let near = unknown.as_str().and_then(|name| nearest(name, dataset.classes.iter().copied()));
+    let help = match near {
+        Some(near) => format!("did you mean `{near}`?"),
+        None => {
+            format!("its classes are {}, by these names or by their numbers from 0", listed(dataset.classes, "and"))
+        }
+    };
+    Some(mistake(plan, node, what, "no such class", images).help(help))
+}
+
+/// Something is left to retain.
+fn rest(plan: &Graph, node: NodeIndex) -> Option<Mistake> {
+    let (dataset, images) = divided(plan, node)?;
+    let count = plan[node].settings["forget"].get("count").filter(|_| dataset.counts[0] > 0)?.as_u64()?;
+    let limit = plan[images].settings.get("train_limit").and_then(Value::as_u64).unwrap_or(u64::MAX);
+    let all = limit.min(dataset.counts[0] as u64);
+    if count < all {
+        return None;
+    }
+    let what = format!("{count} images are to be forgotten, but `{}` has {all} to train on", plan[images].name);
+    Some(mistake(plan, node, what, "nothing would be left to retain", images))
 }

@@ -93,6 +93,12 @@ impl<'a> Crew<'a> {
         &mut self.members[number].model
     }
 
+    /// Steps done, and all there are to do.
+    #[must_use]
+    pub fn steps(&self) -> (usize, usize) {
+        (self.at.step, self.at.steps)
+    }
+
     /// How many models there are, one at least.
     #[must_use]
     #[expect(clippy::len_without_is_empty, reason = "never empty")]
