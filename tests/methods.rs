@@ -381,6 +381,51 @@ fn every_method_changes_the_student_and_repeats_to_the_byte() {
     }
 }
 
+/// Another value that the type takes; none where a setting is of another kind than numbers and words.
+fn other(field: &recant::settings::Field, value: &Value) -> Option<Value> {
+    use recant::settings::Type;
+    match field.ty {
+        Type::Bool => Some(json!(!value.as_bool()?)),
+        Type::Int { .. } => Some(json!(value.as_u64()? + 1)),
+        Type::Float { min, max } => {
+            let value = value.as_f64()?;
+            let higher = if value == 0.0 { 0.5 } else { 1.7 * value };
+            Some(json!(if higher <= max { higher } else { f64::midpoint(min, value) }))
+        }
+        Type::Choice(words) => Some(json!(words.iter().find(|word| *value != **word)?)),
+        Type::Named { .. } => Some(json!({ "name": "adamw", "betas": [0.8, 0.99], "eps": 1e-8, "weight_decay": 0.3 })),
+        Type::Tagged { .. } => Some(json!({ "cosine": { "floor": 0.0 } })),
+        _ => None,
+    }
+}
+
+/// No setting is only for show: of every method, each number, word and flag changes what comes out.
+#[test]
+fn every_setting_of_every_method_counts() {
+    let outcome = |name: &str, settings: &Settings| {
+        let (mut student, forget, retain) = tiny();
+        let scene = Scene { validation: Some(&retain), ..Scene::new(&forget, &retain, Rng::new(9), &NoDesk) };
+        method::make(name, settings).unwrap().unlearn(&mut student, &scene).unwrap();
+        student.theta().unwrap().into_iter().map(f32::to_bits).collect::<Vec<u32>>()
+    };
+    for (index, registered) in METHODS.iter().enumerate() {
+        let name = registered.entry.name;
+        let mut settings = defaults(index);
+        if settings.contains_key("lr") {
+            // so that something happens, and so that an epoch is one of several
+            settings.insert("lr".into(), json!(if name == "scrub" { 0.3 } else { 0.05 }));
+            settings.insert("epochs".into(), json!(4));
+        }
+        let plain = outcome(name, &settings);
+        for field in registered.entry.fields {
+            let Some(value) = settings.get(field.name).and_then(|value| other(field, value)) else { continue };
+            let mut changed = settings.clone();
+            changed.insert(field.name.to_owned(), value.clone());
+            assert!(outcome(name, &changed) != plain, "{name}: {} = {value} changes nothing", field.name);
+        }
+    }
+}
+
 #[test]
 fn every_method_leaves_masked_weights_to_the_bit() {
     for (index, registered) in METHODS.iter().enumerate() {

@@ -16,20 +16,26 @@ pub(super) fn plan(path: &Path, common: &Common, check: bool) -> Result<u8> {
     let needed = plan.needed(&targets, &|step: &Step| store.status(&step.fingerprint).is_some());
     let past = store.manifests();
     let mut lines = vec![format!("{}: {}", recipe.name, plural(plan.order.len(), "stage"))];
-    let (mut running, mut seconds) = (0, 0.0);
+    let (mut running, mut unknown, mut seconds) = (0, 0, 0.0);
+    let longest = plan.order.iter().map(|&node| plan.step(node).name.chars().count()).max().unwrap_or(0);
+    let width = longest.clamp(12, 60);
     for &node in &plan.order {
         let step = plan.step(node);
         let there = store.status(&step.fingerprint);
         let does = match (&there, needed.contains(&node)) {
             (Some(_), _) => "cached",
             (None, false) => "unused",
-            (None, true) if store.checkpoint(&step.fingerprint).is_some() => "resume",
             (None, true) => "run",
         };
+        let half_done = if does == "run" { store.checkpoint(&step.fingerprint) } else { None };
+        let does = if half_done.is_some() { "resume" } else { does };
         let nearest = nearest_past(step, &past);
         let why = match (does, nearest) {
             ("cached" | "unused", _) => String::new(),
-            ("resume", _) => "goes on from its checkpoint".to_owned(),
+            ("resume", _) => {
+                let step = half_done.map(|checkpoint| checkpoint.record["step"].to_string());
+                format!("goes on after step {}", step.unwrap_or_default())
+            }
             (_, Some(old)) => changes(&recipe, step, old).join("; "),
             (_, None) => "new".to_owned(),
         };
@@ -37,6 +43,7 @@ pub(super) fn plan(path: &Path, common: &Common, check: bool) -> Result<u8> {
         if does == "run" || does == "resume" {
             running += 1;
             seconds += took.unwrap_or(0.0);
+            unknown += usize::from(took.is_none());
         }
         if common.json {
             say(&json!({ "stage": step.name, "fingerprint": step.fingerprint, "does": does, "why": why,
@@ -44,9 +51,14 @@ pub(super) fn plan(path: &Path, common: &Common, check: bool) -> Result<u8> {
             .to_string());
         }
         let took = took.map_or(String::new(), |took| format!("{took:.1} s"));
-        lines.push(format!("  {does:<7} {:<32} {took:>9}  {why}", step.name).trim_end().to_owned());
+        lines.push(format!("  {does:<7} {:<width$} {took:>9}  {why}", step.name).trim_end().to_owned());
     }
-    lines.push(format!("{running} to run, about {seconds:.1} s by past runs; nothing was executed"));
+    let estimate = match (running - unknown, unknown) {
+        (0, _) => String::new(),
+        (_, 0) => format!(", about {seconds:.1} s by past runs"),
+        (_, new) => format!(", about {seconds:.1} s by past runs and {} that never ran", plural(new, "stage")),
+    };
+    lines.push(format!("{running} to run{estimate}; nothing was executed"));
     if !common.json {
         say(&lines.join("\n"));
     }
