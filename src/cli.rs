@@ -1,10 +1,12 @@
 //! The command line.
 
 mod diff;
+mod export;
 mod files;
 mod graph;
 mod indices;
 mod names;
+mod parity;
 mod plan;
 mod run;
 mod samples;
@@ -17,8 +19,10 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::error::{Error, Result};
+use crate::artifact::Artifact;
+use crate::error::{Error, Result, listed};
 use crate::event::Reporter;
+use crate::kind::Kind;
 use crate::plan::Plan;
 use crate::recipe::Recipe;
 use crate::report::Format;
@@ -155,6 +159,33 @@ enum Command {
         #[command(flatten)]
         common: Common,
     },
+    /// Write a model to a file for PyTorch and others
+    Export {
+        recipe: PathBuf,
+        /// A stage that makes a model
+        stage: String,
+        /// FILE.safetensors, FILE.pth or FILE.pt (a state dict), or FILE.pth.tar (one under `state_dict`)
+        #[arg(short, long, value_name = "FILE")]
+        output: PathBuf,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Compare a model's logits with another program's; exit with 1 where they differ
+    Parity {
+        recipe: PathBuf,
+        /// A stage that makes a model
+        stage: String,
+        /// Tensors `x` (images, normalised) and `logits`, as .safetensors or .pth
+        file: PathBuf,
+        /// The largest difference allowed, as a share of the file's largest logit
+        #[arg(long, default_value_t = 1e-4)]
+        tolerance: f64,
+        /// Where to compute
+        #[arg(long, default_value = "auto", value_name = "auto|cpu|cuda:N")]
+        device: String,
+        #[command(flatten)]
+        common: Common,
+    },
     /// List kinds of stages, methods, metrics, data sets and architectures
     List {
         /// stages, methods, augmenters, metrics, datasets or models
@@ -256,6 +287,10 @@ pub fn main() -> u8 {
             indices::indices(&recipe, &stage, side, &output, &common)
         }
         Command::Samples { recipe, stage, output, common } => samples::samples(&recipe, &stage, &output, &common),
+        Command::Export { recipe, stage, output, common } => export::export(&recipe, &stage, &output, &common),
+        Command::Parity { recipe, stage, file, tolerance, device, common } => {
+            parity::parity(&recipe, &stage, &file, tolerance, &device, &common)
+        }
         Command::List { what } => names::list(what.as_deref()),
         Command::Help { name } => names::help(&name),
         Command::Runs { store, json } => store::runs(store.as_deref(), json),
@@ -313,4 +348,30 @@ fn planned_with(path: &Path, common: &Common, reporter: Option<&dyn Reporter>) -
     };
     let plan = Plan::new(&recipe, evaluate, &files)?;
     Ok((recipe, plan, Store::open(common.store.as_deref())?))
+}
+
+/// What a stage made, by the name of one instance; an error where it makes something else or has not run.
+fn made(path: &Path, name: &str, kind: Kind, common: &Common) -> Result<Artifact> {
+    let (_, plan, store) = planned(path, common)?;
+    let nodes = plan.targets(&[name.to_owned()])?;
+    let names: Vec<&str> = nodes.iter().map(|&node| plan.step(node).name.as_str()).collect();
+    let [node] = nodes.as_slice() else {
+        return Err(Error::Usage(format!("`{name}` stands for {}: name one", listed(&names, "and"))));
+    };
+    let step = plan.step(*node);
+    if step.makes != kind {
+        let others: Vec<&str> =
+            plan.graph.node_weights().filter(|step| step.makes == kind).map(|step| step.name.as_str()).collect();
+        let hint = if others.is_empty() { String::new() } else { format!(": {}", listed(&others, "or")) };
+        let found = step.makes;
+        return Err(Error::Usage(format!("`{name}` makes {found}, expected a stage that makes {}{hint}", kind.article())));
+    }
+    if store.status(&step.fingerprint).is_none() {
+        return Err(Error::invalid(format!("`{name}` is not there yet: recant run {} '{name}'", path.display())));
+    }
+    let carried = match plan.carried(*node).map(|data| plan.step(data).fingerprint.as_str()) {
+        Some(print) => Some((print, store.load(print, None)?)),
+        None => None,
+    };
+    store.load(&step.fingerprint, carried.as_ref().map(|(print, artifact)| (*print, artifact)))
 }

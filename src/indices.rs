@@ -4,6 +4,7 @@ use std::io::Write;
 use std::path::Path;
 
 use crate::error::{Error, Result};
+use crate::output;
 
 /// Reads indices below `count`; one that is out of range or comes twice is an error that names its place.
 pub fn read(path: &Path, count: usize) -> Result<Vec<u32>> {
@@ -47,11 +48,7 @@ pub fn write(path: &Path, indices: &[u32]) -> Result<()> {
         }
         _ => return Err(Error::Usage(format!("`{}`: expected a name that ends in .txt or .npy", path.display()))),
     };
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(Error::io("write", path))?;
-    file.write_all(&bytes).and_then(|()| file.as_file().sync_all()).map_err(Error::io("write", path))?;
-    file.persist(path).map_err(|error| Error::io("write", path)(error.error))?;
-    Ok(())
+    output::write(path, |file| file.write_all(&bytes).map_err(Error::io("write", path)))
 }
 
 fn extension(path: &Path) -> String {

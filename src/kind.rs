@@ -34,6 +34,16 @@ impl Kind {
         }
     }
 
+    /// With its article.
+    #[must_use]
+    pub fn article(self) -> String {
+        match self {
+            Kind::Images | Kind::Features | Kind::Scores => self.word().to_owned(),
+            Kind::Encoder => "an encoder".to_owned(),
+            _ => format!("a {}", self.word()),
+        }
+    }
+
     /// The role of the input without which an artifact of this kind cannot be read back: a split holds indices into
     /// its images.
     #[must_use]

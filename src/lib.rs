@@ -4,6 +4,7 @@
 pub mod error;
 pub mod indices;
 pub mod kind;
+pub mod output;
 pub mod pickle;
 pub mod rng;
 pub mod settings;

@@ -2,6 +2,8 @@
 //! lie in one list and refer to each other by number, so a small file cannot unfold into a large structure, and depth
 //! costs no stack. The format: Python's `pickletools`.
 
+pub mod write;
+
 use std::collections::BTreeMap;
 
 /// The number of a value in its pickle.

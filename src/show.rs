@@ -48,7 +48,8 @@ fn origin(node: Option<&Node>) -> String {
 }
 
 /// A value as TOML writes it.
-fn toml_of(value: &Value) -> String {
+#[must_use]
+pub fn toml_of(value: &Value) -> String {
     match value {
         Value::Object(table) => {
             let inner: Vec<String> = table.iter().map(|(key, value)| format!("{key} = {}", toml_of(value))).collect();

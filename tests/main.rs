@@ -8,6 +8,7 @@ mod architecture;
 mod augment;
 mod checkpoints;
 mod data;
+mod export;
 mod fetch;
 mod journey;
 mod losses;

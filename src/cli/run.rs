@@ -137,7 +137,7 @@ fn listen(stop: &Arc<AtomicUsize>) -> Result<()> {
     register().map_err(Error::io("listen for signals in", Path::new("this process")))
 }
 
-fn device(name: &str) -> Result<Device> {
+pub(super) fn device(name: &str) -> Result<Device> {
     let gpu = |index: usize| Device::new_cuda(index);
     match name {
         "cpu" => Ok(Device::Cpu),

@@ -188,6 +188,24 @@ impl Arch {
         Ok(arch)
     }
 
+    /// As a recipe writes it, `{"name": "resnet18", "stem": .., "width": ..}`: what `new` takes. None where no recipe
+    /// can name it.
+    #[must_use]
+    pub fn settings(&self) -> Option<Value> {
+        let entry = ENTRIES.iter().find(|entry| entry.name == self.name)?;
+        // Through text, where an f32 has no more digits than it needs.
+        let shape: Value = serde_json::from_str(&serde_json::to_string(&self.shape).ok()?).ok()?;
+        let (_, shape) = shape.as_object()?.iter().next()?;
+        let mut table = Map::new();
+        table.insert("name".to_owned(), self.name.clone().into());
+        for field in entry.fields {
+            table.insert(field.name.to_owned(), shape.get(field.name)?.clone());
+        }
+        let table = Value::Object(table);
+        let again = Self::new(&table, self.classes, self.size, &self.mean, &self.std).ok()?;
+        (again == *self).then_some(table)
+    }
+
     #[must_use]
     pub fn name(&self) -> String {
         self.name.clone()

@@ -6,6 +6,7 @@ pub mod init;
 pub mod loss;
 pub mod model;
 pub mod optim;
+pub mod parity;
 pub mod schedule;
 pub mod transform;
 pub mod view;

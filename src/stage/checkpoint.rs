@@ -1,7 +1,9 @@
 //! `checkpoint`: a model from a file: safetensors, or PyTorch's zip format with torchvision's names. Complete, or an
-//! error that names the parameter.
+//! error that names the parameter. And the way out: a model as such a file.
 
+mod names;
 mod pytorch;
+mod write;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -12,12 +14,13 @@ use serde_json::Value;
 
 use super::{Context, Inputs, Makes, Stage, StageKind};
 use crate::artifact::{Artifact, Weights};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, listed};
 use crate::kind::Kind;
 use crate::nn::arch::{self, Arch};
 use crate::nn::model::Model;
 use crate::rng::Rng;
 use crate::settings::{Field, SEED, Type, read};
+pub use write::{Form, write};
 
 pub const KIND: StageKind = StageKind {
     name: "checkpoint",
@@ -60,8 +63,13 @@ impl Stage for Checkpoint {
             let start = Model::init(&arch, &Rng::new(self.seed).fork("init"), &Device::Cpu)?.tensors()?;
             tensors.extend(start.into_iter().filter(|(name, _)| fresh(name)));
         }
-        let model = Model::from_tensors(&arch, &tensors, &Device::Cpu)
-            .map_err(|error| Error::bad_file(path, error.to_string()))?;
+        let heads = names::without_heads(&mut tensors);
+        if !heads.is_empty() {
+            context.desk.note(&format!("left out, as heads beside the classifier: {}", listed(&heads, "and")));
+        }
+        let model = Model::from_tensors(&arch, &tensors, &Device::Cpu).map_err(|error| {
+            Error::bad_file(path, names::no_classifier(&tensors).unwrap_or_else(|| error.to_string()))
+        })?;
         let trained_on = format!("{words} (as the recipe says)");
         Ok(Artifact::Model(Weights { arch: arch.to_value()?, tensors: model.tensors()?, trained_on }.into()))
     }
@@ -78,19 +86,10 @@ pub fn load(path: &Path) -> Result<BTreeMap<String, Tensor>> {
     };
     let mut named = BTreeMap::new();
     for (name, tensor) in tensors {
-        let short = bare(&name).to_owned();
+        let short = names::bare(&name).to_owned();
         if named.insert(short.clone(), tensor).is_some() {
             return Err(Error::bad_file(path, format!("it has `{short}` twice, with and without a wrapper's prefix")));
         }
     }
     Ok(named)
-}
-
-/// Without the prefixes that wrappers put on.
-fn bare(name: &str) -> &str {
-    let mut name = name;
-    while let Some(rest) = ["module.", "base_model.", "backbone."].iter().find_map(|prefix| name.strip_prefix(prefix)) {
-        name = rest;
-    }
-    name
 }
