@@ -363,8 +363,11 @@ fn made(path: &Path, name: &str, kind: Kind, common: &Common) -> Result<Artifact
         let others: Vec<&str> =
             plan.graph.node_weights().filter(|step| step.makes == kind).map(|step| step.name.as_str()).collect();
         let hint = if others.is_empty() { String::new() } else { format!(": {}", listed(&others, "or")) };
-        let found = step.makes;
-        return Err(Error::Usage(format!("`{name}` makes {found}, expected a stage that makes {}{hint}", kind.article())));
+        let found = step.makes.article();
+        return Err(Error::Usage(format!(
+            "`{name}` makes {found}, expected a stage that makes {}{hint}",
+            kind.article()
+        )));
     }
     if store.status(&step.fingerprint).is_none() {
         return Err(Error::invalid(format!("`{name}` is not there yet: recant run {} '{name}'", path.display())));

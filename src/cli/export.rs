@@ -33,7 +33,10 @@ pub(super) fn export(path: &Path, name: &str, output: &Path, common: &Common) ->
         say(&format!("kind = \"checkpoint\"\npath = {file:?}\narch = {}", toml_of(&settings)));
     }
     let [channels, height, width] = arch.size;
-    say(&format!("# {} classes, images of {channels} x {height} x {width}, trained on {}", arch.classes, weights.trained_on));
+    say(&format!(
+        "# {} classes, images of {channels} x {height} x {width}, trained on {}",
+        arch.classes, weights.trained_on
+    ));
     say(&format!("# it sees (pixel / 255 - mean) / std, mean = {:?}, std = {:?}", arch.mean, arch.std));
     Ok(0)
 }

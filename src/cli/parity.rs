@@ -14,14 +14,7 @@ use crate::nn::model::Model;
 use crate::nn::parity::parity as compare;
 use crate::stage::checkpoint::load;
 
-pub(super) fn parity(
-    path: &Path,
-    name: &str,
-    file: &Path,
-    tolerance: f64,
-    at: &str,
-    common: &Common,
-) -> Result<u8> {
+pub(super) fn parity(path: &Path, name: &str, file: &Path, tolerance: f64, at: &str, common: &Common) -> Result<u8> {
     if !(tolerance.is_finite() && tolerance >= 0.0) {
         return Err(Error::Usage(format!("`--tolerance {tolerance}`: expected a number from 0")));
     }

@@ -37,8 +37,11 @@ pub(super) fn no_classifier(tensors: &BTreeMap<String, Tensor>) -> Option<String
         let of_fc = name.strip_prefix("fc.").is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()));
         of_fc || HEADS.iter().any(|head| name.starts_with(head))
     };
-    let mut layers: Vec<&str> =
-        tensors.keys().filter(head).map(|name| name.rsplit_once('.').map_or(name.as_str(), |(layer, _)| layer)).collect();
+    let mut layers: Vec<&str> = tensors
+        .keys()
+        .filter(head)
+        .map(|name| name.rsplit_once('.').map_or(name.as_str(), |(layer, _)| layer))
+        .collect();
     layers.dedup();
     if layers.is_empty() || tensors.contains_key("fc.weight") {
         return None;

@@ -110,8 +110,7 @@ fn torch(file: &mut File, tensors: &[(String, Tensor)], nested: bool, path: &Pat
     let zipped = |error: zip::result::ZipError| io(error.into());
     let mut zip = ZipWriter::new(file);
     let plain = SimpleFileOptions::default().compression_method(CompressionMethod::Stored).with_alignment(ALIGNMENT);
-    for (name, bytes) in
-        [("data.pkl", pickled(&root)), ("byteorder", b"little".to_vec()), ("version", b"3\n".to_vec())]
+    for (name, bytes) in [("data.pkl", pickled(&root)), ("byteorder", b"little".to_vec()), ("version", b"3\n".to_vec())]
     {
         zip.start_file(format!("archive/{name}"), plain).map_err(zipped)?;
         zip.write_all(&bytes).map_err(io)?;
@@ -135,19 +134,13 @@ fn rebuild<'a>(tensor: &Tensor, key: &'a str) -> Result<Item<'a>> {
     };
     let naturals = |values: &[usize]| Item::Tuple(values.iter().map(|&value| Item::Int(value as i64)).collect());
     let count = Item::Int(tensor.elem_count() as i64);
-    let id = vec![
-        Item::Text("storage"),
-        Item::Global("torch", storage),
-        Item::Text(key),
-        Item::Text("cpu"),
-        count,
-    ];
+    let id = vec![Item::Text("storage"), Item::Global("torch", storage), Item::Text(key), Item::Text("cpu"), count];
     let hooks = Item::Call(Item::Global("collections", "OrderedDict").into(), Vec::new());
     let args = vec![
         Item::Persistent(Item::Tuple(id).into()),
         Item::Int(0),
         naturals(tensor.dims()),
-        naturals(&tensor.shape().stride_contiguous()),
+        naturals(tensor.contiguous()?.stride()),
         Item::Bool(false),
         hooks,
     ];
