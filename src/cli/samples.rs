@@ -1,13 +1,15 @@
 //! `recant samples`: images of a stage, to look at.
 
+use std::io::Write;
 use std::path::Path;
 
 use image::{Rgb, RgbImage};
 
-use super::{Common, planned, say};
+use super::{Common, made, say};
 use crate::artifact::Artifact;
 use crate::error::{Error, Result};
 use crate::kind::Kind;
+use crate::output::write;
 
 /// Pictures a row, and in all.
 const ROW: usize = 10;
@@ -17,19 +19,7 @@ const SIDE: usize = 48;
 
 /// Writes the first training images of a stage, ten a row, as a PNG file.
 pub(super) fn samples(path: &Path, stage: &str, output: &Path, common: &Common) -> Result<u8> {
-    let (_, plan, store) = planned(path, common)?;
-    let found = plan.targets(&[stage.to_owned()])?;
-    let &[node] = found.as_slice() else {
-        return Err(Error::Usage(format!("`{stage}` has {} instances: name one of them", found.len())));
-    };
-    let step = plan.step(node);
-    if step.makes != Kind::Images {
-        return Err(Error::Usage(format!("`{stage}` makes {}, not images", step.makes)));
-    }
-    if store.status(&step.fingerprint).is_none() {
-        return Err(Error::Usage(format!("`{stage}` has not run yet: recant run {} {stage}", path.display())));
-    }
-    let Artifact::Images(images) = store.load(&step.fingerprint, None)? else {
+    let Artifact::Images(images) = made(path, stage, Kind::Images, common)? else {
         return Err(Error::invalid(format!("`{stage}` holds no images")));
     };
     let [channels, height, width] = images.size;
@@ -51,7 +41,7 @@ pub(super) fn samples(path: &Path, stage: &str, output: &Path, common: &Common) 
     let mut bytes = Vec::new();
     grid.write_to(&mut std::io::Cursor::new(&mut bytes), image::ImageFormat::Png)
         .map_err(|error| Error::invalid(format!("the picture could not be made: {error}")))?;
-    std::fs::write(output, bytes).map_err(Error::io("write", output))?;
+    write(output, |file| file.write_all(&bytes).map_err(Error::io("write", output)))?;
     say(&format!("{count} of {} images in {}", images.train.len(), output.display()));
     Ok(0)
 }
