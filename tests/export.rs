@@ -224,17 +224,42 @@ fn what_cannot_be_exported_is_refused_before_anything_is_written() {
     fs::write(path(&place, "folder.pth/mine"), "mine").unwrap();
     refused(&export("original", "folder.pth"), 1, "could not write `folder.pth`");
     assert_eq!(fs::read(path(&place, "folder.pth/mine")).unwrap(), b"mine");
-    // An older file is replaced, and only as a whole: a folder that takes no files leaves it alone.
+    // An older file is replaced.
     fs::write(path(&place, "folder.pth/m.pth"), "old").unwrap();
     good(place.run(&export("original", "folder.pth/m.pth")));
     assert_eq!(load(&path(&place, "folder.pth/m.pth")).unwrap().len(), 4);
-    // A damaged result is no model to hand out.
+    // A damaged result is no model to hand out, and no reason to lose an older file.
+    fs::write(path(&place, "x.pth"), "old").unwrap();
     let object = object(&place, "original").join("artifact.safetensors");
     let mut bytes = fs::read(&object).unwrap();
     *bytes.last_mut().unwrap() ^= 1;
     fs::write(&object, bytes).unwrap();
     refused(&export("original", "x.pth"), 3, "damaged");
-    assert!(!path(&place, "x.pth").exists());
+    assert_eq!(fs::read(path(&place, "x.pth")).unwrap(), b"old");
+}
+
+/// A stem without parameters and a normalisation leave no trace in tensors: the record does.
+#[test]
+fn a_file_that_says_what_its_network_is_loads_as_nothing_else() {
+    let place = original();
+    good(place.run(&["export", "r.toml", "model", "-o", "m.safetensors"]));
+    let recipe = RECIPE.replace("PATH", "m.safetensors");
+    let refused = |recipe: String, words: &str| {
+        place.write(recipe);
+        let output = place.run(&["run", "r.toml"]);
+        assert!(output.status.code() == Some(1) && err(&output).contains(words), "{}", err(&output));
+    };
+    let words = r#"the architecture {"name":"resnet18","stem":"cifar_pool","width":1}, expected {"name":"resnet18","stem":"cifar""#;
+    refused(recipe.replace("cifar_pool", "cifar"), words);
+    for class in 0..10 {
+        let folder = path(&place, &format!("images/train/{class}"));
+        fs::create_dir_all(&folder).unwrap();
+        image::GrayImage::from_pixel(8, 8, image::Luma([class as u8])).save(folder.join("a.png")).unwrap();
+    }
+    let other = recipe.replace("source = \"digits\"", "source = \"folder\"\npath = \"images\"");
+    refused(other, "that of the data in `trained_on`");
+    place.write(recipe);
+    good(place.run(&["run", "r.toml"]));
 }
 
 fn save(place: &Place, name: &str, tensors: &[(&str, &Tensor)]) {

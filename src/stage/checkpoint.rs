@@ -3,6 +3,7 @@
 
 mod names;
 mod pytorch;
+mod record;
 mod write;
 
 use std::collections::BTreeMap;
@@ -57,6 +58,7 @@ impl Stage for Checkpoint {
         let path = context.files.get("path").ok_or_else(|| Error::invalid("the checkpoint's file is not known"))?;
         let arch = Arch::new(&self.arch, images.classes.len(), images.size, &images.mean, &images.std)?;
         let mut tensors = load(path)?;
+        record::check(path, &arch)?;
         let fresh = |name: &str| self.fresh.iter().any(|prefix| name.starts_with(prefix.as_str()));
         if !self.fresh.is_empty() {
             tensors.retain(|name, _| !fresh(name));

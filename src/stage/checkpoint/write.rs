@@ -11,6 +11,7 @@ use serde_json::json;
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipWriter};
 
+use super::record::ENTRY;
 use crate::artifact::Weights;
 use crate::error::{Error, Result, listed, nearest};
 use crate::nn::arch::Arch;
@@ -57,7 +58,7 @@ pub fn write(path: &Path, weights: &Weights) -> Result<usize> {
         Form::Safetensors => {
             let about = json!({ "arch": weights.arch, "trained_on": weights.trained_on }).to_string();
             let count = tensors.len();
-            let bytes = safetensors::serialize(tensors, Some(HashMap::from([("recant".to_owned(), about)])))
+            let bytes = safetensors::serialize(tensors, Some(HashMap::from([(ENTRY.to_owned(), about)])))
                 .map_err(|error| Error::invalid(error.to_string()))?;
             output::write(path, |file| file.write_all(&bytes).map_err(Error::io("write", path)))?;
             Ok(count)
