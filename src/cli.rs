@@ -2,6 +2,7 @@
 
 mod diff;
 mod export;
+mod figures;
 mod files;
 mod graph;
 mod indices;
@@ -133,6 +134,20 @@ enum Command {
         recipe: PathBuf,
         #[arg(long, default_value = "text")]
         format: Format,
+        /// Write them to this file
+        #[arg(short, long, value_name = "FILE")]
+        output: Option<PathBuf>,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Write the figures of evaluations to a folder, as SVG and as JSON
+    Figures {
+        recipe: PathBuf,
+        /// Evaluations, models or tables whose figures are wanted; all where none is named
+        stages: Vec<String>,
+        /// The folder; made where it is not there
+        #[arg(short, long, value_name = "DIR")]
+        output: PathBuf,
         #[command(flatten)]
         common: Common,
     },
@@ -281,7 +296,10 @@ pub fn main() -> u8 {
         }
         Command::Diff { recipes, common } => diff::diff(&recipes, &common),
         Command::Graph { recipe, format, output, common } => graph::graph(&recipe, format, output.as_deref(), &common),
-        Command::Report { recipe, format, common } => tables::tables(&recipe, format, &common),
+        Command::Report { recipe, format, output, common } => {
+            tables::tables(&recipe, format, output.as_deref(), &common)
+        }
+        Command::Figures { recipe, stages, output, common } => figures::figures(&recipe, &stages, &output, &common),
         Command::Fetch { datasets, data } => files::fetch(&datasets, &data, run::reporter(false, false).as_ref()),
         Command::Indices { recipe, stage, side, output, common } => {
             indices::indices(&recipe, &stage, side, &output, &common)

@@ -26,6 +26,7 @@ pub mod stage;
 // planning, pure
 pub mod diagnose;
 pub mod plan;
+pub mod plot;
 pub mod recipe;
 pub mod schema;
 pub mod show;

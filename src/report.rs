@@ -1,10 +1,16 @@
-//! A table artifact as text, markdown or CSV, with the seconds that the store's manifests know.
+//! Results as text, markdown, CSV or a page: tables, with the seconds that the store's manifests know, and scores.
+
+mod page;
+mod scores;
 
 use std::collections::BTreeSet;
 
 use comfy_table::presets::{ASCII_MARKDOWN, UTF8_FULL_CONDENSED};
 use comfy_table::{CellAlignment, Table};
 use serde_json::Value;
+
+pub use page::{Section, page};
+pub use scores::scores;
 
 /// How to print.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -13,26 +19,56 @@ pub enum Format {
     Markdown,
     Csv,
     Json,
+    /// One page with tables and figures
+    Html,
 }
 
 /// Seconds of work that made a model, by name: none where its manifest is gone.
 pub type Seconds<'a> = &'a dyn Fn(&str) -> Option<f64>;
 
-#[must_use]
-pub fn render(table: &Value, seconds: Seconds, format: Format) -> String {
-    if format == Format::Json {
-        return table.to_string();
+/// A table in words, ready to be set.
+#[derive(Clone, Debug)]
+pub struct Sheet {
+    pub about: String,
+    pub head: Vec<String>,
+    pub lines: Vec<Vec<String>>,
+    pub notes: Vec<String>,
+}
+
+impl Sheet {
+    /// As text, markdown or CSV; the first column to the left, the others to the right.
+    #[must_use]
+    pub fn render(self, format: Format) -> String {
+        if format == Format::Csv {
+            let quote = |cell: &String| {
+                if cell.contains([',', '"']) { format!("\"{}\"", cell.replace('"', "\"\"")) } else { cell.clone() }
+            };
+            let join = |line: &Vec<String>| line.iter().map(quote).collect::<Vec<_>>().join(",");
+            return std::iter::once(&self.head).chain(&self.lines).map(|line| join(line) + "\n").collect();
+        }
+        let mut drawn = Table::new();
+        drawn.load_style(if format == Format::Markdown { ASCII_MARKDOWN } else { UTF8_FULL_CONDENSED });
+        drawn.set_header(self.head);
+        for line in self.lines {
+            drawn.add_row(line);
+        }
+        for column in drawn.column_iter_mut().skip(1) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+        format!("{}\n{drawn}\n{}\n", self.about, self.notes.join("\n"))
     }
+}
+
+/// A table artifact in words.
+#[must_use]
+pub fn table(table: &Value, seconds: Seconds, format: Format) -> Sheet {
     let columns = list(&table["columns"]);
     // On a terminal the columns that make the average gap; everywhere else all of them.
     let shown: Vec<usize> =
         (0..columns.len()).filter(|&c| format != Format::Text || columns[c]["in_gap"] == true).collect();
     let grouped = !list(&table["groups"]).is_empty() && format != Format::Csv;
     let mut head = vec!["model".to_owned()];
-    head.extend(shown.iter().map(|&c| match (text(&columns[c]["name"]), text(&columns[c]["unit"])) {
-        (name, "") => name.to_owned(),
-        (name, unit) => format!("{name} {unit}"),
-    }));
+    head.extend(shown.iter().map(|&c| heading(&columns[c])));
     head.push("average gap".to_owned());
     if grouped {
         head.extend(["n".to_owned(), "p".to_owned()]);
@@ -43,22 +79,6 @@ pub fn render(table: &Value, seconds: Seconds, format: Format) -> String {
     } else {
         list(&table["rows"]).iter().map(|row| row_line(row, columns, &shown, table, seconds, format)).collect()
     };
-    if format == Format::Csv {
-        let quote = |cell: &String| {
-            if cell.contains([',', '"']) { format!("\"{}\"", cell.replace('"', "\"\"")) } else { cell.clone() }
-        };
-        let join = |line: &Vec<String>| line.iter().map(quote).collect::<Vec<_>>().join(",");
-        return std::iter::once(&head).chain(&lines).map(|line| join(line) + "\n").collect();
-    }
-    let mut drawn = Table::new();
-    drawn.load_style(if format == Format::Markdown { ASCII_MARKDOWN } else { UTF8_FULL_CONDENSED });
-    drawn.set_header(head);
-    for line in lines {
-        drawn.add_row(line);
-    }
-    for column in drawn.column_iter_mut().skip(1) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
     let references: BTreeSet<&str> = list(&table["rows"]).iter().map(|row| text(&row["reference"])).collect();
     let reference = match references.iter().collect::<Vec<_>>().as_slice() {
         [one] => format!("`{one}`"),
@@ -73,14 +93,25 @@ pub fn render(table: &Value, seconds: Seconds, format: Format) -> String {
     } else {
         format!("in brackets the distance to {reference}")
     };
-    let about = format!(
-        "{}: {} images to forget, {} to retain; {brackets}",
-        text(&table["data"]),
-        table["forget"],
-        table["retain"]
-    );
-    let notes: Vec<&str> = list(&table["notes"]).iter().map(text).collect();
-    format!("{about}\n{drawn}\n{}\n", notes.join("\n"))
+    Sheet { about: format!("{}; {brackets}", data(table)), head, lines, notes: notes(table) }
+}
+
+/// What was forgotten of which data.
+fn data(record: &Value) -> String {
+    let (name, forget, retain) = (text(&record["data"]), &record["forget"], &record["retain"]);
+    format!("{name}: {forget} images to forget, {retain} to retain")
+}
+
+fn notes(record: &Value) -> Vec<String> {
+    list(&record["notes"]).iter().map(|note| text(note).to_owned()).collect()
+}
+
+/// Name and unit of a number.
+fn heading(number: &Value) -> String {
+    match (text(&number["name"]), text(&number["unit"])) {
+        (name, "") => name.to_owned(),
+        (name, unit) => format!("{name} {unit}"),
+    }
 }
 
 fn list(value: &Value) -> &[Value] {

@@ -16,7 +16,7 @@ const FLOORS: &[&[&str]] = &[
     &["augment", "method"],
     &["stage"],
     &["recipe"],
-    &["plan", "schema", "show"],
+    &["plan", "plot", "schema", "show"],
     &["store", "event", "report"],
     &["execute", "fetch", "terminal"],
     &["cli"],

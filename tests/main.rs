@@ -20,6 +20,7 @@ mod numerics;
 mod optimisers;
 mod outcomes;
 mod recipes;
+mod report;
 mod resume;
 mod store;
 mod transforms;

@@ -3,7 +3,7 @@
 use candle_core::{DType, Device, Tensor};
 use recant::metric::cka::Alignment;
 use recant::metric::roc::Curve;
-use recant::metric::{Answers, METRICS, agreement, classification, entropy, membership};
+use recant::metric::{Answers, METRICS, agreement, classification, entropy, geo, margins, membership};
 
 use crate::support::golden::{self, Case};
 use crate::support::place::{Place, SMALL, good};
@@ -153,6 +153,29 @@ fn golden_cka() {
     }
 }
 
+#[test]
+fn golden_margins() {
+    for case in golden::of_method("metric_klom") {
+        let labels: Vec<u32> = numbers(case.tensor("y")).into_iter().map(|label| label as u32).collect();
+        for side in ["oracle", "unlearned"] {
+            let logits = case.tensor(&format!("{side}.logits")).to_dtype(DType::F32).unwrap();
+            let (models, _, classes) = logits.dims3().unwrap();
+            let all = (0..models).flat_map(|model| {
+                let rows = logits.get(model).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+                margins::margins(&Answers::new(&rows, labels.clone(), classes))
+            });
+            case.compare(&format!("{side}.margin"), &tensor(all.collect()));
+        }
+    }
+}
+
+#[test]
+fn geo_is_a_product_of_gaps_and_never_negative() {
+    assert_eq!(geo::geo([95.0, 90.0], [90.0, 92.5]), 12.5);
+    assert_eq!(geo::geo([80.0, 70.0], [90.0, 72.0]), 20.0);
+    assert_eq!(geo::geo([90.0, 10.0], [90.0, 72.0]), 0.0);
+}
+
 /// Every registered metric, on one recipe: the reference is like itself, the others are not.
 #[test]
 fn every_metric_measures_and_the_reference_is_like_itself() {
@@ -166,11 +189,16 @@ fn every_metric_measures_and_the_reference_is_like_itself() {
     let table: serde_json::Value = serde_json::from_str(table).unwrap();
     let table = &table["table"];
     let columns: Vec<&str> = table["columns"].as_array().unwrap().iter().map(|c| c["name"].as_str().unwrap()).collect();
+    good(place.run(&["figures", "r.toml", "unlearned", "-o", "seen"]));
+    let seen = place.folder.path().join("seen");
     for metric in METRICS {
         let known = |column: &&&str| {
             column.starts_with(metric.name) || metric.name == "by_class" && column.starts_with("recall")
         };
-        assert!(columns.iter().any(|column| known(&column)), "{} is not in {columns:?}", metric.name);
+        let drawn = seen.join(format!("unlearned.{}.svg", metric.name)).exists();
+        assert!(drawn || columns.iter().any(|column| known(&column)), "{} is not in {columns:?}", metric.name);
+        let figures = ["by_class", "confusion", "mia_roc", "margins", "cka", "relearn", "tsne"];
+        assert_eq!(drawn, figures.contains(&metric.name), "{}", metric.name);
     }
     let value = |row: &str, column: &str| {
         let at = columns.iter().position(|known| *known == column).unwrap();
@@ -183,11 +211,17 @@ fn every_metric_measures_and_the_reference_is_like_itself() {
         ("activation_distance.test", 0.0),
         ("js_divergence.forget", 0.0),
         ("tow", 1.0),
+        ("margins.above_reference", 50.0),
         ("cka.features", 1.0),
     ] {
         assert!(near(value("retrained", column), same), "{column}: {}", value("retrained", column));
         assert!(!near(value("original", column), same), "{column}");
     }
+    let gap = |column: &str| value("original", column) - value("retrained", column);
+    assert!(near(value("original", "geo"), (gap("accuracy.forget") * gap("accuracy.test")).abs()));
+    assert!(value("original", "margins.mean") > value("retrained", "margins.mean"));
+    // what has been seen in training is sooner known again than what has not
+    assert!(value("original", "relearn.steps") < value("retrained", "relearn.steps"));
     for row in ["retrained", "original", "unlearned"] {
         assert!((0.3..1.0).contains(&value(row, "zrf")), "{}", value(row, "zrf"));
         // recall of a class is the share of its test images that are right: together the accuracy

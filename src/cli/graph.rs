@@ -8,6 +8,7 @@ use petgraph::graph::NodeIndex;
 use super::{Common, planned, say};
 use crate::error::{Error, Result};
 use crate::plan::{Plan, Step};
+use crate::plot::escaped;
 
 /// How to draw.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -126,8 +127,4 @@ fn svg(plan: &Plan, cached: &dyn Fn(&Step) -> bool) -> String {
         );
     }
     text + "</svg>\n"
-}
-
-fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }

@@ -11,13 +11,11 @@ use candle_core::Device;
 use petgraph::graph::NodeIndex;
 use serde_json::{Value, json};
 
-use super::tables::{print, show};
+use super::tables::{is_result, print, show};
 use super::{Common, planned_with, say};
-use crate::artifact::Artifact;
 use crate::error::{Error, Result, plural};
 use crate::event::{Quiet, Reporter};
 use crate::execute::{self, Options};
-use crate::kind::Kind;
 use crate::plan::Plan;
 use crate::recipe::Recipe;
 use crate::report::Format;
@@ -76,13 +74,11 @@ pub(super) fn run(path: &Path, names: &[String], common: &Common, how: &How, off
     };
     let summary = execute::run(&plan, &targets, &forced, &store, &options)?;
     let mut shown = false;
-    for &node in targets.iter().filter(|&&node| plan.step(node).makes == Kind::Table) {
+    for &node in targets.iter().filter(|&&node| is_result(&plan, node, names)) {
         shown |= show(&plan, node, &store, Format::Text, common.json)?;
     }
     for (node, artifact) in &summary.partial {
-        if let Artifact::Table(table) = artifact {
-            print(&plan, *node, table, &store, Format::Text, common.json);
-        }
+        print(&plan, *node, artifact, &store, Format::Text, common.json);
     }
     if !common.json && summary.ran.is_empty() && summary.failed.is_empty() && !summary.interrupted {
         say(&format!("nothing to run: {} cached", plural(summary.cached, "stage")));

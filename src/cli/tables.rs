@@ -3,43 +3,106 @@
 use std::path::Path;
 
 use petgraph::graph::NodeIndex;
-use serde_json::{Value, json};
+use serde_json::json;
 
+use super::figures::{figures_of, label};
 use super::{Common, planned, say};
 use crate::artifact::Artifact;
 use crate::error::{Error, Result};
 use crate::kind::Kind;
 use crate::plan::Plan;
-use crate::report::{self, Format};
+use crate::report::{self, Format, Section, Sheet};
 use crate::store::Store;
 
-/// Prints the table of a compare step, if it is there.
-pub(super) fn show(plan: &Plan, node: NodeIndex, store: &Store, format: Format, json: bool) -> Result<bool> {
+/// Whether a run that is asked for these stages ends in showing this one: tables, and scores that no table reads.
+pub(super) fn is_result(plan: &Plan, node: NodeIndex, names: &[String]) -> bool {
     let step = plan.step(node);
-    if store.status(&step.fingerprint).is_none() {
-        return Ok(false);
+    let asked = names.iter().any(|name| *name == step.name || step.aliases.contains(name));
+    match step.makes {
+        Kind::Table => true,
+        Kind::Scores => asked || plan.consumers(node).next().is_none(),
+        _ => false,
     }
-    let Artifact::Table(table) = store.load(&step.fingerprint, None)? else { return Ok(false) };
-    print(plan, node, &table, store, format, json);
-    Ok(true)
 }
 
-/// Prints a table, kept or not.
-pub(super) fn print(plan: &Plan, node: NodeIndex, table: &Value, store: &Store, format: Format, json: bool) {
+/// A result, if it is there.
+fn kept(plan: &Plan, node: NodeIndex, store: &Store) -> Result<Option<Artifact>> {
+    let print = &plan.step(node).fingerprint;
+    store.status(print).map(|_| store.load(print, None)).transpose()
+}
+
+/// Prints a result, if it is there.
+pub(super) fn show(plan: &Plan, node: NodeIndex, store: &Store, format: Format, json: bool) -> Result<bool> {
+    let found = kept(plan, node, store)?;
+    if let Some(artifact) = &found {
+        print(plan, node, artifact, store, format, json);
+    }
+    Ok(found.is_some())
+}
+
+/// Prints a result, kept or not.
+pub(super) fn print(plan: &Plan, node: NodeIndex, artifact: &Artifact, store: &Store, format: Format, json: bool) {
+    say(&text(plan, node, artifact, store, format, json));
+}
+
+fn text(plan: &Plan, node: NodeIndex, artifact: &Artifact, store: &Store, format: Format, json: bool) -> String {
+    let stage = &plan.step(node).name;
+    match artifact {
+        Artifact::Table(table) if json => json!({ "event": "table", "stage": stage, "table": **table }).to_string(),
+        Artifact::Table(table) if format == Format::Json => table.to_string(),
+        Artifact::Scores(scores) if json => {
+            json!({ "event": "scores", "stage": stage, "scores": scores.record }).to_string()
+        }
+        Artifact::Scores(scores) if format == Format::Json => scores.record.to_string(),
+        _ => sheet(plan, node, artifact, store, format).map_or(String::new(), |sheet| sheet.render(format)),
+    }
+}
+
+fn sheet(plan: &Plan, node: NodeIndex, artifact: &Artifact, store: &Store, format: Format) -> Option<Sheet> {
     let seconds =
         |name: &str| -> Option<f64> { store.status(&plan.named(name)?.fingerprint).map(|manifest| manifest.seconds) };
-    if json {
-        say(&json!({ "event": "table", "stage": plan.step(node).name, "table": table }).to_string());
-    } else {
-        say(&report::render(table, &seconds, format));
+    match artifact {
+        Artifact::Table(table) => Some(report::table(table, &seconds, format)),
+        Artifact::Scores(scores) => Some(report::scores(&plan.step(node).name, &scores.record)),
+        _ => None,
     }
 }
 
-pub(super) fn tables(path: &Path, format: Format, common: &Common) -> Result<u8> {
-    let (_, plan, store) = planned(path, common)?;
-    let mut shown = false;
-    for &node in plan.order.iter().filter(|&&node| plan.step(node).makes == Kind::Table) {
-        shown |= show(&plan, node, &store, format, common.json)?;
+/// A result with the figures of its models.
+fn section(plan: &Plan, node: NodeIndex, artifact: &Artifact, store: &Store) -> Result<Option<Section>> {
+    let Some(sheet) = sheet(plan, node, artifact, store, Format::Html) else { return Ok(None) };
+    let measured: Vec<(String, NodeIndex)> = match artifact {
+        Artifact::Table(_) => plan.inputs(node).map(|(role, input)| (label(role).to_owned(), input)).collect(),
+        _ => vec![(plan.step(node).name.clone(), node)],
+    };
+    let mut figures = Vec::new();
+    for (name, node) in measured {
+        figures.push((name, figures_of(plan, node, store)?));
     }
-    if shown { Ok(0) } else { Err(Error::invalid(format!("there is no table yet: recant run {}", path.display()))) }
+    Ok(Some(Section { name: plan.step(node).name.clone(), sheet, figures }))
+}
+
+pub(super) fn tables(path: &Path, format: Format, to: Option<&Path>, common: &Common) -> Result<u8> {
+    let (recipe, plan, store) = planned(path, common)?;
+    let (mut texts, mut sections) = (Vec::new(), Vec::new());
+    for &node in plan.order.iter().filter(|&&node| is_result(&plan, node, &[])) {
+        let Some(artifact) = kept(&plan, node, &store)? else { continue };
+        if format == Format::Html && !common.json {
+            sections.extend(section(&plan, node, &artifact, &store)?);
+        } else {
+            texts.push(text(&plan, node, &artifact, &store, format, common.json));
+        }
+    }
+    if texts.is_empty() && sections.is_empty() {
+        return Err(Error::invalid(format!("there is no table yet: recant run {}", path.display())));
+    }
+    if !sections.is_empty() {
+        texts.push(report::page(&recipe.name, &recipe.about, &sections));
+    }
+    let text = texts.iter().map(|text| text.trim_end().to_owned() + "\n").collect::<Vec<_>>();
+    match to {
+        None => say(&text.concat()),
+        Some(to) => std::fs::write(to, text.concat()).map_err(Error::io("write", to))?,
+    }
+    Ok(0)
 }

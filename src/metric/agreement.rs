@@ -4,14 +4,14 @@
 //! <https://arxiv.org/abs/2406.01257>.
 
 use super::classification::{accuracy, predictions};
-use super::{Aim, Answers, Evidence, Measured, Metric, Needs, Reference, number};
+use super::{Aim, Answers, Evidence, Measured, Metric, Need, number, reference};
 use crate::error::{Error, Result};
 
 pub const AGREEMENT: Metric = Metric {
     name: "agreement",
     about: "share of images that the reference puts in the same class",
     paper: "",
-    needs: Needs::REFERENCE,
+    needs: &[Need::Reference],
     measure: |evidence| by_part(evidence, "agreement", "%", Aim::Higher, agreement),
 };
 
@@ -19,7 +19,7 @@ pub const ACTIVATION_DISTANCE: Metric = Metric {
     name: "activation_distance",
     about: "mean distance of the outputs from the reference's",
     paper: "Golatkar et al., CVPR 2020, https://arxiv.org/abs/1911.04933",
-    needs: Needs::REFERENCE,
+    needs: &[Need::Reference],
     measure: |evidence| by_part(evidence, "activation_distance", "", Aim::Lower, |a, b| mean(&distances(a, b))),
 };
 
@@ -27,7 +27,7 @@ pub const JS_DIVERGENCE: Metric = Metric {
     name: "js_divergence",
     about: "mean divergence of the outputs from the reference's, in nats",
     paper: "Chundawat et al., AAAI 2023, https://arxiv.org/abs/2205.08096",
-    needs: Needs::REFERENCE,
+    needs: &[Need::Reference],
     measure: |evidence| by_part(evidence, "js_divergence", "", Aim::Lower, |a, b| mean(&divergences(a, b))),
 };
 
@@ -35,7 +35,7 @@ pub const TOW: Metric = Metric {
     name: "tow",
     about: "product of 1 - accuracy gap over forget, retain and test",
     paper: "Zhao et al., What makes unlearning hard, NeurIPS 2024, https://arxiv.org/abs/2406.01257",
-    needs: Needs::REFERENCE,
+    needs: &[Need::Reference],
     measure: tug_of_war,
 };
 
@@ -43,7 +43,7 @@ pub const ZRF: Metric = Metric {
     name: "zrf",
     about: "likeness of answers on forget to a random network's",
     paper: "Chundawat et al., AAAI 2023, https://arxiv.org/abs/2205.08096",
-    needs: Needs { random: true, ..Needs::NOTHING },
+    needs: &[Need::Random],
     measure: zrf,
 };
 
@@ -80,10 +80,6 @@ pub fn tow(mine: [f64; 3], theirs: [f64; 3]) -> f64 {
     mine.iter().zip(theirs).map(|(mine, theirs)| 1.0 - (mine - theirs).abs()).product()
 }
 
-fn reference(evidence: &Evidence) -> Result<&Reference> {
-    evidence.reference.as_ref().ok_or_else(|| Error::invalid("this metric compares with a `reference`"))
-}
-
 fn by_part(
     evidence: &Evidence,
     name: &str,
@@ -95,7 +91,7 @@ fn by_part(
     let parts = [("forget", &evidence.forget, &other.forget), ("test", &evidence.test, &other.test)];
     let there = parts.into_iter().filter(|(_, mine, _)| !mine.is_empty());
     let number = |(part, mine, theirs)| number(&format!("{name}.{part}"), measure(mine, theirs), unit, aim);
-    Ok((there.map(number).collect(), Vec::new()))
+    Ok(Measured::numbers(there.map(number).collect()))
 }
 
 fn tug_of_war(evidence: &Evidence) -> Result<Measured> {
@@ -105,13 +101,13 @@ fn tug_of_war(evidence: &Evidence) -> Result<Measured> {
     };
     let mine = of(&evidence.forget, &evidence.retain, &evidence.test);
     let Some((mine, theirs)) = mine.zip(of(&other.forget, &other.retain, &other.test)) else {
-        return Ok((Vec::new(), vec!["tow: left out, it needs forget, retain and test images".to_owned()]));
+        return Ok(Measured::nothing("tow: left out, it needs forget, retain and test images"));
     };
-    Ok((vec![number("tow", tow(mine, theirs), "", Aim::Higher)], Vec::new()))
+    Ok(Measured::numbers(vec![number("tow", tow(mine, theirs), "", Aim::Higher)]))
 }
 
 fn zrf(evidence: &Evidence) -> Result<Measured> {
     let random = evidence.random.as_ref().ok_or_else(|| Error::invalid("zrf needs a random network's answers"))?;
     let value = 1.0 - mean(&divergences(&evidence.forget, random));
-    Ok((vec![number("zrf", value, "", Aim::LikeOracle)], Vec::new()))
+    Ok(Measured::numbers(vec![number("zrf", value, "", Aim::LikeOracle)]))
 }

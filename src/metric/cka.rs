@@ -4,14 +4,15 @@
 
 use candle_core::{DType, Tensor};
 
-use super::{Aim, Evidence, Measured, Metric, Needs, number};
+use super::figure::{Figure, Shape};
+use super::{Aim, Evidence, Measured, Metric, Need, number};
 use crate::error::{Error, Result};
 
 pub const CKA: Metric = Metric {
     name: "cka",
     about: "likeness of each layer to the reference's, on forget",
     paper: "Kornblith et al., ICML 2019, https://arxiv.org/abs/1905.00414",
-    needs: Needs { layers: true, ..Needs::REFERENCE },
+    needs: &[Need::Reference, Need::Layers],
     measure,
 };
 
@@ -68,9 +69,13 @@ fn hsic(k: &[Vec<f64>], l: &[Vec<f64>]) -> Result<f64> {
 
 fn measure(evidence: &Evidence) -> Result<Measured> {
     if evidence.layers.is_empty() {
-        return Ok((Vec::new(), vec!["cka: left out, it needs 4 forget images and a layer that varies".to_owned()]));
+        return Ok(Measured::nothing("cka: left out, it needs 4 forget images and a layer that varies"));
     }
     let images = evidence.forget.labels.len().min(IMAGES);
     let numbers = evidence.layers.iter().map(|(layer, value)| number(&format!("cka.{layer}"), *value, "", Aim::Higher));
-    Ok((numbers.collect(), vec![format!("cka: {images} forget images, {BATCH} a batch")]))
+    let (names, values) = evidence.layers.iter().cloned().unzip();
+    let bars = Shape::Bars { axis: "CKA with the reference".to_owned(), names, values };
+    Ok(Measured::numbers(numbers.collect())
+        .figure(Figure::new("cka", "Likeness to the reference by layer", bars))
+        .note(format!("cka: {images} forget images, {BATCH} a batch")))
 }

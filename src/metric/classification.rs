@@ -1,30 +1,34 @@
-//! Accuracy and loss, over samples (not means of batch means).
+//! Accuracy, loss and confusion, over samples (not means of batch means).
 
-use super::{Aim, Answers, Evidence, Measured, Metric, Needs, number};
+use super::figure::{Figure, Shape};
+use super::{Aim, Answers, Evidence, Measured, Metric, number};
 use crate::error::Result;
 
 pub const ACCURACY: Metric = Metric {
     name: "accuracy",
     about: "share of images classified right, by part, in percent",
     paper: "",
-    needs: Needs::NOTHING,
+    needs: &[],
     measure: accuracies,
 };
 
-pub const LOSS: Metric = Metric {
-    name: "loss",
-    about: "mean cross-entropy by part, in nats",
-    paper: "",
-    needs: Needs::NOTHING,
-    measure: losses,
-};
+pub const LOSS: Metric =
+    Metric { name: "loss", about: "mean cross-entropy by part, in nats", paper: "", needs: &[], measure: losses };
 
 pub const BY_CLASS: Metric = Metric {
     name: "by_class",
     about: "precision, recall and specificity of each class, on test",
     paper: "",
-    needs: Needs::NOTHING,
+    needs: &[],
     measure: by_class,
+};
+
+pub const CONFUSION: Metric = Metric {
+    name: "confusion",
+    about: "test images by true and by predicted class, a figure",
+    paper: "",
+    needs: &[],
+    measure: confused,
 };
 
 /// The class of the largest probability, by image; ties go to the first.
@@ -61,7 +65,7 @@ fn accuracies(evidence: &Evidence) -> Result<Measured> {
         add("accuracy.test_forgotten", accuracy(&evidence.test, gone), Aim::LikeOracle);
     }
     add("unlearning_accuracy", forget.map(|share| 1.0 - share), Aim::LikeOracle);
-    Ok((numbers, Vec::new()))
+    Ok(Measured::numbers(numbers))
 }
 
 fn losses(evidence: &Evidence) -> Result<Measured> {
@@ -73,7 +77,8 @@ fn losses(evidence: &Evidence) -> Result<Measured> {
     ];
     let mean = |answers: &Answers| answers.losses().iter().sum::<f64>() / answers.labels.len() as f64;
     let numbers = parts.into_iter().filter(|(_, answers, _)| !answers.is_empty());
-    Ok((numbers.map(|(name, answers, aim)| number(name, mean(answers), "", aim)).collect(), Vec::new()))
+    let numbers = numbers.map(|(name, answers, aim)| number(name, mean(answers), "", aim));
+    Ok(Measured::numbers(numbers.collect()))
 }
 
 /// Counts, row by row: true class by predicted class.
@@ -86,24 +91,49 @@ pub fn confusion(answers: &Answers) -> Vec<Vec<u64>> {
     counts
 }
 
+fn confused(evidence: &Evidence) -> Result<Measured> {
+    if evidence.test.is_empty() {
+        return Ok(Measured::nothing("confusion: left out, it needs test images"));
+    }
+    let counts = confusion(&evidence.test);
+    let shape = Shape::Matrix {
+        row_axis: "true class".to_owned(),
+        column_axis: "predicted class".to_owned(),
+        rows: evidence.classes.clone(),
+        columns: evidence.classes.clone(),
+        values: counts.into_iter().map(|row| row.into_iter().map(|count| Some(count as f64)).collect()).collect(),
+    };
+    Ok(Measured::default()
+        .figure(Figure::new("confusion", "Test images by true and predicted class", shape))
+        .note(format!("confusion: {} test images", evidence.test.labels.len())))
+}
+
+const SHARES: [&str; 3] = ["precision", "recall", "specificity"];
+
 /// Shares that have no image to count are left out.
 fn by_class(evidence: &Evidence) -> Result<Measured> {
     let counts = confusion(&evidence.test);
     let all: u64 = counts.iter().flatten().sum();
-    let mut numbers = Vec::new();
+    let (mut numbers, mut values) = (Vec::new(), Vec::new());
     for (class, row) in counts.iter().enumerate() {
         let hit = row[class];
         let (own, called) = (row.iter().sum::<u64>(), counts.iter().map(|row| row[class]).sum::<u64>());
         let gone = evidence.forgotten.contains(&(class as u32));
         let aim = if gone { Aim::LikeOracle } else { Aim::Higher };
         let others = all - own;
-        for (name, part, whole) in
-            [("precision", hit, called), ("recall", hit, own), ("specificity", others - (called - hit), others)]
-        {
-            if whole > 0 {
-                numbers.push(number(&format!("{name}.{class}"), 100.0 * part as f64 / whole as f64, "%", aim));
-            }
+        let shares = [(hit, called), (hit, own), (others - (called - hit), others)]
+            .map(|(part, whole)| (whole > 0).then(|| 100.0 * part as f64 / whole as f64));
+        for (name, share) in SHARES.into_iter().zip(shares) {
+            numbers.extend(share.map(|share| number(&format!("{name}.{class}"), share, "%", aim)));
         }
+        values.push(shares.to_vec());
     }
-    Ok((numbers, Vec::new()))
+    let shape = Shape::Matrix {
+        row_axis: "class".to_owned(),
+        column_axis: "%".to_owned(),
+        rows: evidence.classes.clone(),
+        columns: SHARES.map(str::to_owned).to_vec(),
+        values,
+    };
+    Ok(Measured::numbers(numbers).figure(Figure::new("by_class", "Shares of each class, on test", shape)))
 }

@@ -2,14 +2,14 @@
 //! modified one falls where the true class is sure and rises where a wrong one is. Published unlearning code often has it
 //! with the wrong index and log p for log(1 - p); this is the paper's.
 
-use super::{Aim, Answers, Evidence, Measured, Metric, Needs, number};
+use super::{Aim, Answers, Evidence, Measured, Metric, number};
 use crate::error::Result;
 
 pub const ENTROPY: Metric = Metric {
     name: "entropy",
     about: "mean entropy of the outputs, forget and test, in nats",
     paper: "Song and Mittal, USENIX Security 2021, https://arxiv.org/abs/2003.10595",
-    needs: Needs::NOTHING,
+    needs: &[],
     measure,
 };
 
@@ -42,5 +42,6 @@ fn measure(evidence: &Evidence) -> Result<Measured> {
         |answers: &Answers| answers.rows().map(|(row, _)| entropy(row)).sum::<f64>() / answers.labels.len() as f64;
     let parts = [("entropy.forget", &evidence.forget), ("entropy.test", &evidence.test)];
     let numbers = parts.into_iter().filter(|(_, answers)| !answers.is_empty());
-    Ok((numbers.map(|(name, answers)| number(name, mean(answers), "", Aim::LikeOracle)).collect(), Vec::new()))
+    let numbers = numbers.map(|(name, answers)| number(name, mean(answers), "", Aim::LikeOracle));
+    Ok(Measured::numbers(numbers.collect()))
 }

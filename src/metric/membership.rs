@@ -10,7 +10,7 @@ use linfa_svm::Svm;
 use ndarray::Array2;
 
 use super::entropy::{entropy, modified_entropy};
-use super::{Aim, Answers, Evidence, Measured, Metric, Needs, number};
+use super::{Aim, Answers, Evidence, Measured, Metric, number};
 use crate::error::{Error, Result};
 use crate::rng::Rng;
 
@@ -20,7 +20,7 @@ pub const CONFIDENCE: Metric = Metric {
     name: "mia_confidence",
     about: "share of the forget set an SVC on confidence calls unseen",
     paper: "Fan et al., SalUn, ICLR 2024, https://arxiv.org/abs/2310.12508",
-    needs: Needs::NOTHING,
+    needs: &[],
     measure: |evidence| attack(evidence, "mia_confidence", |row, label| vec![row[label as usize]]),
 };
 
@@ -28,7 +28,7 @@ pub const CORRECTNESS: Metric = Metric {
     name: "mia_correctness",
     about: "the same, on whether the answer is right",
     paper: SONG,
-    needs: Needs::NOTHING,
+    needs: &[],
     measure: |evidence| {
         attack(evidence, "mia_correctness", |row, label| {
             // as in `predictions`, ties go to the first
@@ -42,7 +42,7 @@ pub const ENTROPY: Metric = Metric {
     name: "mia_entropy",
     about: "the same, on the entropy of the output",
     paper: SONG,
-    needs: Needs::NOTHING,
+    needs: &[],
     measure: |evidence| attack(evidence, "mia_entropy", |row, _| vec![entropy(row)]),
 };
 
@@ -50,7 +50,7 @@ pub const MODIFIED_ENTROPY: Metric = Metric {
     name: "mia_modified_entropy",
     about: "the same, on the modified entropy",
     paper: SONG,
-    needs: Needs::NOTHING,
+    needs: &[],
     measure: |evidence| attack(evidence, "mia_modified_entropy", |row, label| vec![modified_entropy(row, label)]),
 };
 
@@ -58,7 +58,7 @@ pub const PROBABILITIES: Metric = Metric {
     name: "mia_probabilities",
     about: "the same, on all probabilities",
     paper: SONG,
-    needs: Needs::NOTHING,
+    needs: &[],
     measure: |evidence| attack(evidence, "mia_probabilities", |row, _| row.to_vec()),
 };
 
@@ -66,7 +66,7 @@ pub const LOSS: Metric = Metric {
     name: "mia_loss",
     about: "accuracy of telling forget from test losses, 0.5 is best",
     paper: "Triantafillou et al., NeurIPS 2023 unlearning challenge, https://arxiv.org/abs/2406.09073",
-    needs: Needs::NOTHING,
+    needs: &[],
     measure: loss,
 };
 
@@ -98,7 +98,7 @@ fn attack(evidence: &Evidence, name: &str, feature: fn(&[f64], u32) -> Vec<f64>)
     let called = svc(&members, &strangers, &of(&evidence.forget))?;
     let share = called.iter().filter(|&&member| !member).count() as f64 / called.len().max(1) as f64;
     let note = format!("{name}: SVC trained on {count} retain and {count} test images");
-    Ok((vec![number(name, 100.0 * share, "%", Aim::LikeOracle)], vec![note]))
+    Ok(Measured::numbers(vec![number(name, 100.0 * share, "%", Aim::LikeOracle)]).note(note))
 }
 
 fn matrix(rows: &[Vec<f64>]) -> Result<Array2<f64>> {
@@ -124,7 +124,7 @@ fn loss(evidence: &Evidence) -> Result<Measured> {
     let count = forget.len().min(test.len()).min(LOSSES);
     if count < FOLDS {
         let note = format!("mia_loss: left out, {count} images a side are too few for {FOLDS} folds");
-        return Ok((Vec::new(), vec![note]));
+        return Ok(Measured::nothing(note));
     }
     let losses =
         [sample(&forget, count, evidence.rng.fork("mia forget")), sample(&test, count, evidence.rng.fork("mia test"))]
@@ -136,7 +136,7 @@ fn loss(evidence: &Evidence) -> Result<Measured> {
     let fits = cross_validate(&losses, &member, &folds);
     let accuracy = fits.iter().map(|fit| fit.accuracy).sum::<f64>() / FOLDS as f64;
     let note = format!("mia_loss: {count} forget and {count} test losses, {FOLDS} folds");
-    Ok((vec![number("mia_loss", accuracy, "", Aim::Value(0.5))], vec![note]))
+    Ok(Measured::numbers(vec![number("mia_loss", accuracy, "", Aim::Value(0.5))]).note(note))
 }
 
 /// A logistic regression and its accuracy on the rows that were held out.

@@ -1,17 +1,23 @@
-//! Metrics: each a function from evidence to named numbers that say their unit and what they aim at. A newcomer adds a
-//! file and an entry of `METRICS`.
+//! Metrics: each a function from evidence to named numbers that say their unit and what they aim at, and to figures. A
+//! newcomer adds a file and an entry of `METRICS`.
 
 pub mod agreement;
 pub mod cka;
 pub mod classification;
 pub mod entropy;
+pub mod figure;
+pub mod geo;
+pub mod margins;
 pub mod membership;
+pub mod relearn;
 pub mod roc;
+pub mod tsne;
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::rng::Rng;
+use figure::Figure;
 
 /// Which value is best.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -89,14 +95,20 @@ pub struct Evidence {
     /// Empty where the data set keeps none apart.
     pub validation: Answers,
     pub test: Answers,
+    /// Names of the classes.
+    pub classes: Vec<String>,
     /// Classes that are forgotten whole.
     pub forgotten: Vec<u32>,
     /// What the reference says, where a metric needs it.
     pub reference: Option<Reference>,
     /// What a network of random weights says of the forget set, where a metric needs it.
     pub random: Option<Answers>,
-    /// Likeness to the reference by layer, where a metric needs it.
+    /// Likeness to the reference by layer, in the order of the layers, where a metric needs it.
     pub layers: Vec<(String, f64)>,
+    /// What the last layer reads, of some images, by part, where a metric needs it: row by row.
+    pub features: Vec<(String, Vec<Vec<f64>>)>,
+    /// How a copy learned the forget set again, where a metric needs it.
+    pub relearned: Option<relearn::Course>,
     pub rng: Rng,
 }
 
@@ -109,29 +121,46 @@ pub struct Reference {
 }
 
 /// What a metric needs beside the model's own answers.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Needs {
-    pub reference: bool,
-    pub random: bool,
-    pub layers: bool,
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    Reference,
+    /// A network of random weights.
+    Random,
+    Layers,
+    Features,
+    /// Training a copy on the forget set.
+    Relearning,
 }
 
-impl Needs {
-    pub const NOTHING: Self = Self { reference: false, random: false, layers: false };
-    pub const REFERENCE: Self = Self { reference: true, ..Self::NOTHING };
+/// What a metric found.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Measured {
+    pub numbers: Vec<Number>,
+    pub figures: Vec<Figure>,
+    /// How it came about: sample sizes, what was left out.
+    pub notes: Vec<String>,
+}
 
-    #[must_use]
-    pub fn with(self, other: Self) -> Self {
-        Self {
-            reference: self.reference || other.reference,
-            random: self.random || other.random,
-            layers: self.layers || other.layers,
-        }
+impl Measured {
+    fn numbers(numbers: Vec<Number>) -> Self {
+        Self { numbers, ..Self::default() }
+    }
+
+    /// Nothing, and why.
+    fn nothing(why: impl Into<String>) -> Self {
+        Self::default().note(why)
+    }
+
+    fn figure(mut self, figure: Figure) -> Self {
+        self.figures.push(figure);
+        self
+    }
+
+    fn note(mut self, note: impl Into<String>) -> Self {
+        self.notes.push(note.into());
+        self
     }
 }
-
-/// Numbers, and notes on how they came about (sample sizes).
-pub type Measured = (Vec<Number>, Vec<String>);
 
 /// A registered metric.
 #[derive(Debug)]
@@ -139,7 +168,7 @@ pub struct Metric {
     pub name: &'static str,
     pub about: &'static str,
     pub paper: &'static str,
-    pub needs: Needs,
+    pub needs: &'static [Need],
     pub measure: fn(&Evidence) -> Result<Measured>,
 }
 
@@ -148,6 +177,7 @@ pub const METRICS: &[Metric] = &[
     classification::ACCURACY,
     classification::LOSS,
     classification::BY_CLASS,
+    classification::CONFUSION,
     entropy::ENTROPY,
     membership::CONFIDENCE,
     membership::CORRECTNESS,
@@ -161,7 +191,11 @@ pub const METRICS: &[Metric] = &[
     agreement::JS_DIVERGENCE,
     agreement::TOW,
     agreement::ZRF,
+    geo::GEO,
+    margins::MARGINS,
     cka::CKA,
+    relearn::RELEARN,
+    tsne::TSNE,
 ];
 
 #[must_use]
@@ -173,10 +207,14 @@ pub fn find(name: &str) -> Result<&'static Metric> {
     METRICS.iter().find(|metric| metric.name == name).ok_or_else(|| Error::invalid(format!("unknown metric `{name}`")))
 }
 
-/// All that these metrics need together; unknown names need nothing.
-#[must_use]
-pub fn needs<'a>(names: impl IntoIterator<Item = &'a str>) -> Needs {
-    names.into_iter().filter_map(|name| find(name).ok()).fold(Needs::NOTHING, |all, metric| all.with(metric.needs))
+/// Whether one of these metrics has that need; unknown names need nothing.
+pub fn need<'a>(names: impl IntoIterator<Item = &'a str>, wanted: Need) -> bool {
+    names.into_iter().filter_map(|name| find(name).ok()).any(|metric| metric.needs.contains(&wanted))
+}
+
+/// What the reference says; an error where there is none.
+fn reference(evidence: &Evidence) -> Result<&Reference> {
+    evidence.reference.as_ref().ok_or_else(|| Error::invalid("this metric compares with a `reference`"))
 }
 
 fn number(name: &str, value: f64, unit: &str, aim: Aim) -> Number {

@@ -1,16 +1,20 @@
 //! How well losses tell forget from test images, at every threshold: an attack by one score, as Carlini et al., S&P 2022,
 //! <https://arxiv.org/abs/2112.03570>, ask to see it: the area under the curve, and the true positives at few false ones.
 
-use super::{Aim, Evidence, Measured, Metric, Needs, number};
+use super::figure::{Figure, Series, Shape};
+use super::{Aim, Evidence, Measured, Metric, number};
 use crate::error::Result;
 
 pub const ROC: Metric = Metric {
     name: "mia_roc",
     about: "area under the curve of telling forget from test by loss",
     paper: "Carlini et al., S&P 2022, https://arxiv.org/abs/2112.03570",
-    needs: Needs::NOTHING,
+    needs: &[],
     measure,
 };
+
+/// Points of the curve in the figure, at most; the numbers come from all of them.
+const DRAWN: usize = 400;
 
 /// A ROC curve: a threshold calls scores at or above it positive.
 #[derive(Clone, Debug)]
@@ -70,12 +74,19 @@ fn measure(evidence: &Evidence) -> Result<Measured> {
     let score = |losses: Vec<f64>| losses.into_iter().map(|loss| -loss).collect::<Vec<f64>>();
     let (forget, test) = (score(evidence.forget.losses()), score(evidence.test.losses()));
     if forget.is_empty() || test.is_empty() {
-        return Ok((Vec::new(), vec!["mia_roc: left out, it needs forget and test images".to_owned()]));
+        return Ok(Measured::nothing("mia_roc: left out, it needs forget and test images"));
     }
     let curve = Curve::new(&forget, &test);
     let numbers = vec![
         number("mia_roc.area", curve.area(), "", Aim::Value(0.5)),
         number("mia_roc.tpr_at_1", 100.0 * curve.tpr_at(0.01), "%", Aim::Value(1.0)),
     ];
-    Ok((numbers, vec![format!("mia_roc: {} forget and {} test losses", forget.len(), test.len())]))
+    let note = format!("mia_roc: {} forget and {} test losses", forget.len(), test.len());
+    let lines = vec![
+        Series::new("loss", curve.fpr, curve.tpr).thinned(DRAWN),
+        Series::new("guessing", vec![0.0, 1.0], vec![0.0, 1.0]),
+    ];
+    let (x_axis, y_axis) = ("false positive rate".to_owned(), "true positive rate".to_owned());
+    let figure = Figure::new("mia_roc", "Telling forget from test by loss", Shape::Curve { x_axis, y_axis, lines });
+    Ok(Measured::numbers(numbers).figure(figure).note(note))
 }

@@ -225,10 +225,15 @@ impl Model {
         Ok(self.run(x, &Pass::eval().mode(&self.program), false)?.features)
     }
 
-    /// All layers with a name (`stem`, `layer1`, .., `features`, `logits`), in evaluation mode and untracked.
+    /// The layers with a name, from the first to the last: `stem`, `layer1`, .., `features`, `logits`.
+    #[must_use]
+    pub fn layers(&self) -> Vec<&str> {
+        self.program.taps.iter().map(|(name, _)| name.as_str()).collect()
+    }
+
+    /// All layers with a name, in evaluation mode and untracked.
     pub fn taps(&self, x: &Tensor) -> Result<BTreeMap<String, Tensor>> {
-        let names: Vec<&str> = self.program.taps.iter().map(|(name, _)| name.as_str()).collect();
-        self.taps_of(x, &names)
+        self.taps_of(x, &self.layers())
     }
 
     /// Some of them; an error names those there are.
@@ -236,11 +241,10 @@ impl Model {
         let mut mode = Pass::eval().mode(&self.program);
         for name in names {
             let found = self.program.taps.iter().find(|(known, _)| known == name).ok_or_else(|| {
-                let known: Vec<&str> = self.program.taps.iter().map(|(name, _)| name.as_str()).collect();
                 Error::invalid(format!(
                     "`{}` has no layer `{name}` to look at; it has {}",
                     self.arch.name,
-                    listed(&known, "and")
+                    listed(&self.layers(), "and")
                 ))
             })?;
             mode.taps.push(found.1);

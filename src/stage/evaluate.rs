@@ -1,4 +1,7 @@
-//! `evaluate`: all the numbers about one model on one split. Logits are computed once and kept with the numbers.
+//! `evaluate`: all the numbers and figures about one model on one split. Logits are computed once and kept with them.
+
+mod look;
+mod relearning;
 
 use std::collections::BTreeMap;
 
@@ -9,17 +12,16 @@ use serde_json::{Value, json};
 use super::unlearn::fitting;
 use super::{Context, Inputs, Makes, Progress, Stage, StageKind};
 use crate::artifact::{Artifact, Scores, Weights};
-use crate::data::{Images, Part};
+use crate::data::Part;
 use crate::error::{Error, Result};
 use crate::kind::Kind;
-use crate::metric::{self, Answers, Evidence, Reference, cka};
+use crate::metric::relearn::WITHIN;
+use crate::metric::{self, Answers, Evidence, Measured, Need, Reference, cka, tsne};
 use crate::nn::model::Model;
-use crate::nn::transform::{self, Transform};
 use crate::rng::Rng;
 use crate::settings::{Field, SEED, Settings, Type, read};
-
-/// Images a forward pass; no result depends on it.
-const BATCH: usize = 256;
+use look::{alignments, features, logits};
+use relearning::relearn;
 
 pub const METRICS: Field = Field::or(
     "metrics",
@@ -55,7 +57,7 @@ pub const KIND: StageKind = StageKind {
 #[must_use]
 pub fn wants_reference(settings: &Settings) -> bool {
     let names = settings.get("metrics").and_then(Value::as_array).into_iter().flatten();
-    metric::needs(names.filter_map(Value::as_str)).reference
+    metric::need(names.filter_map(Value::as_str), Need::Reference)
 }
 
 #[derive(Debug, Deserialize)]
@@ -71,9 +73,9 @@ impl Stage for Evaluate {
         };
         let load = |weights: &Weights| Model::from_tensors(&fitting(weights, split)?, &weights.tensors, context.device);
         let model = load(weights)?;
-        let needs = metric::needs(self.metrics.iter().map(String::as_str));
+        let needs = |need: Need| metric::need(self.metrics.iter().map(String::as_str), need);
         let reference = match inputs.by_role.get("reference") {
-            Some(Artifact::Model(weights)) if needs.reference => Some(load(weights)?),
+            Some(Artifact::Model(weights)) if needs(Need::Reference) => Some(load(weights)?),
             _ => None,
         };
         let images = &split.images;
@@ -108,14 +110,14 @@ impl Stage for Evaluate {
             }
         }
         let rng = Rng::new(self.seed).fork("evaluate");
-        let random = if needs.random {
+        let random = if needs(Need::Random) {
             let random = Model::init(model.arch(), &rng.fork("random network"), context.device)?;
             Some(ask(&random, &images.train, &split.forget)?.0)
         } else {
             None
         };
         let layers = match &reference {
-            Some(reference) if needs.layers => {
+            Some(reference) if needs(Need::Layers) => {
                 let mut chosen = split.forget.clone();
                 rng.fork("cka").shuffle(&mut chosen);
                 chosen.truncate(cka::IMAGES);
@@ -123,12 +125,26 @@ impl Stage for Evaluate {
             }
             _ => Vec::new(),
         };
+        let mut mapped = Vec::new();
+        if needs(Need::Features) {
+            for (name, part, indices) in shown(&parts, &rng.fork("tsne images")) {
+                mapped.push((name.to_owned(), features(&model, images, part, &indices, &mut tell)?));
+            }
+        }
+        let relearned = if needs(Need::Relearning) {
+            let known = theirs.get("retain").map(Answers::losses).unwrap_or_default();
+            let wanted = WITHIN * known.iter().sum::<f64>() / known.len() as f64;
+            Some(relearn(&model, split, wanted, &rng.fork("relearn"), context.device, &mut tell)?)
+        } else {
+            None
+        };
         let take = |answers: &mut BTreeMap<&str, Answers>, name: &str| answers.remove(name).unwrap_or_default();
         let evidence = Evidence {
             forget: take(&mut answers, "forget"),
             retain: take(&mut answers, "retain"),
             validation: take(&mut answers, "validation"),
             test: take(&mut answers, "test"),
+            classes: images.classes.clone(),
             forgotten: split.classes.clone(),
             reference: reference.is_some().then(|| Reference {
                 forget: take(&mut theirs, "forget"),
@@ -137,17 +153,21 @@ impl Stage for Evaluate {
             }),
             random,
             layers,
+            features: mapped,
+            relearned,
             rng,
         };
-        let (mut numbers, mut notes) = (Vec::new(), Vec::new());
+        let mut all = Measured::default();
         for name in &self.metrics {
-            let (more, remarks) = (metric::find(name)?.measure)(&evidence)?;
-            numbers.extend(more);
-            notes.extend(remarks);
+            let more = (metric::find(name)?.measure)(&evidence)?;
+            all.numbers.extend(more.numbers);
+            all.figures.extend(more.figures);
+            all.notes.extend(more.notes);
         }
         let record = json!({
-            "numbers": numbers,
-            "notes": notes,
+            "numbers": all.numbers,
+            "figures": all.figures,
+            "notes": all.notes,
             "data": images.name,
             "forget": split.forget.len(),
             "retain": split.retain.len(),
@@ -157,41 +177,14 @@ impl Stage for Evaluate {
     }
 }
 
-fn logits(
-    model: &Model,
-    images: &Images,
-    part: &Part,
-    indices: &[u32],
-    tell: &mut dyn FnMut(usize) -> Result<()>,
-) -> Result<Vec<f32>> {
-    let mut all = Vec::with_capacity(indices.len() * images.classes.len());
-    for chunk in indices.chunks(BATCH) {
-        let x = transform::batch(images, part, chunk, Transform::default(), &Rng::new(0))?;
-        all.extend(model.logits(&x.to_device(model.device())?)?.flatten_all()?.to_vec1::<f32>()?);
-        tell(chunk.len())?;
-    }
-    Ok(all)
-}
-
-/// CKA of each layer that both models have, on training images.
-fn alignments(
-    model: &Model,
-    reference: &Model,
-    images: &Images,
-    indices: &[u32],
-    tell: &mut dyn FnMut(usize) -> Result<()>,
-) -> Result<Vec<(String, f64)>> {
-    let mut all: BTreeMap<String, cka::Alignment> = BTreeMap::new();
-    for chunk in indices.chunks(cka::BATCH).filter(|chunk| chunk.len() > 3) {
-        let x = transform::batch(images, &images.train, chunk, Transform::default(), &Rng::new(0))?;
-        let x = x.to_device(model.device())?;
-        let (mine, theirs) = (model.taps(&x)?, reference.taps(&x)?);
-        for (name, mine) in mine {
-            if let Some(theirs) = theirs.get(&name) {
-                all.entry(name).or_default().add(&mine, theirs)?;
-            }
-        }
-        tell(0)?;
-    }
-    Ok(all.into_iter().filter_map(|(name, alignment)| Some((name, alignment.value()?))).collect())
+/// The images of the map: as many of forget, retain and test as there are, at most a third of the whole each.
+fn shown<'a>(parts: &[(&'static str, &'a Part, Vec<u32>)], rng: &Rng) -> Vec<(&'static str, &'a Part, Vec<u32>)> {
+    let wanted = parts.iter().filter(|(name, ..)| *name != "validation");
+    let chosen = wanted.map(|(name, part, indices)| {
+        let mut indices = indices.clone();
+        rng.fork(name).shuffle(&mut indices);
+        indices.truncate(tsne::IMAGES / 3);
+        (*name, *part, indices)
+    });
+    chosen.collect()
 }

@@ -1,0 +1,107 @@
+//! Figures and pages, from a recipe to files.
+
+use serde_json::Value;
+
+use crate::support::place::{Place, SMALL, err, good, out};
+
+fn with_metrics(metrics: &str) -> String {
+    let models = "[\"original\", \"unlearned\"]\n";
+    SMALL.replace(models, &format!("{models}metrics = [\"accuracy\", \"mia_confidence\", {metrics}]\n"))
+}
+
+const ALONE: &str = r#"
+[stages.alone]
+kind = "evaluate"
+model = "original"
+data = "split"
+metrics = ["accuracy", "confusion", "mia_loss"]
+"#;
+
+/// Every tag is closed, and nothing that a reader could take for a tag of its own stands in a text.
+fn sound(markup: &str) {
+    let mut open = Vec::new();
+    for piece in markup.split('<').skip(1) {
+        let (tag, text) = piece.split_once('>').expect("a tag ends");
+        assert!(!text.contains('>'), "{text}");
+        let name = |tag: &str| tag.split([' ', '\n']).next().unwrap().to_owned();
+        match tag.strip_prefix('/') {
+            Some(closed) => assert_eq!(open.pop().as_deref(), Some(closed)),
+            None if tag.ends_with('/') || tag.starts_with('!') || tag.starts_with("meta") => {}
+            None => open.push(name(tag)),
+        }
+    }
+    assert!(open.is_empty(), "{open:?}");
+}
+
+#[test]
+fn a_page_has_the_table_and_each_figure_of_each_model_and_needs_no_network() {
+    let recipe = with_metrics("\"confusion\", \"mia_roc\"").replace("recipe = 1", "recipe = 1\nname = \"a <b> & c\"");
+    let place = Place::new(&recipe);
+    good(place.run(&["run", "r.toml", "--quiet"]));
+    good(place.run(&["report", "r.toml", "--format", "html", "-o", "page.html"]));
+    let page = std::fs::read_to_string(place.folder.path().join("page.html")).unwrap();
+    sound(page.split("</style>").last().unwrap().split("<body>").last().unwrap().split("</body>").next().unwrap());
+    assert!(page.contains("<h1>a &lt;b&gt; &amp; c</h1>"));
+    assert_eq!(page.matches("<svg ").count(), 3 * 2);
+    assert_eq!(page.matches("<figcaption>unlearned</figcaption>").count(), 2);
+    assert!(page.contains("<td>unlearned</td>") && page.contains("<li>mia_roc: "));
+    for outside in ["src=", "href=", "url(", "@import", "<script", "http:"] {
+        assert_eq!(page.replace("http://www.w3.org/2000/svg", "").matches(outside).count(), 0, "{outside}");
+    }
+    // The same page on stdout, and again.
+    let again = good(place.run(&["report", "r.toml", "--format", "html"]));
+    assert_eq!(out(&again).trim_end(), page.trim_end());
+}
+
+#[test]
+fn figures_go_to_files_as_pictures_and_as_data() {
+    let place = Place::new(&(with_metrics("\"confusion\"") + ALONE));
+    let early = place.run(&["figures", "r.toml", "-o", "all"]);
+    assert_eq!(early.status.code(), Some(1));
+    assert!(err(&early).contains("recant run"), "{}", err(&early));
+    good(place.run(&["run", "r.toml", "--quiet"]));
+    good(place.run(&["figures", "r.toml", "-o", "all"]));
+    let names = |folder: &str| {
+        let entries = std::fs::read_dir(place.folder.path().join(folder)).unwrap();
+        let mut names: Vec<String> =
+            entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect();
+        names.sort();
+        names
+    };
+    let of = |models: &[&str]| -> Vec<String> {
+        models.iter().flat_map(|m| ["json", "svg"].map(|end| format!("{m}.confusion.{end}"))).collect()
+    };
+    assert_eq!(names("all"), of(&["alone", "original", "retrained", "unlearned"]));
+    for (asked, found) in [
+        ("unlearned", vec!["unlearned"]),
+        ("alone", vec!["alone"]),
+        ("table", vec!["original", "retrained", "unlearned"]),
+    ] {
+        good(place.run(&["figures", "r.toml", asked, "-o", asked]));
+        assert_eq!(names(asked), of(&found));
+    }
+    let read = |name: &str| std::fs::read_to_string(place.folder.path().join("all").join(name)).unwrap();
+    sound(&read("alone.confusion.svg"));
+    let data: Value = serde_json::from_str(&read("alone.confusion.json")).unwrap();
+    let values = data["shape"]["matrix"]["values"].as_array().unwrap();
+    let counts: f64 = values.iter().flat_map(|row| row.as_array().unwrap()).map(|count| count.as_f64().unwrap()).sum();
+    assert_eq!((values.len(), counts), (10, 359.0));
+    assert_eq!(read("alone.confusion.json"), read("original.confusion.json"));
+}
+
+#[test]
+fn scores_that_no_table_reads_are_shown() {
+    let place = Place::new(&(SMALL.to_owned() + ALONE));
+    let run = out(&good(place.run(&["run", "r.toml", "alone"])));
+    assert!(run.contains("accuracy.forget %") && run.contains("the oracle's") && run.contains("`alone`"), "{run}");
+    assert!(run.contains("mia_loss: 144 forget and 144 test losses"), "{run}");
+    let report = out(&good(place.run(&["report", "r.toml", "--format", "markdown"])));
+    assert!(report.contains("| accuracy.forget %") && report.contains("| mia_loss"), "{report}");
+    let json = out(&good(place.run(&["run", "r.toml", "alone", "--json"])));
+    let line = json.lines().find(|line| line.contains("\"event\":\"scores\"")).unwrap();
+    let scores: Value = serde_json::from_str(line).unwrap();
+    assert_eq!(scores["scores"]["numbers"][0]["name"], "accuracy.forget");
+    // Those of a table are its own affair.
+    let table = out(&good(place.run(&["run", "r.toml", "table", "--json"])));
+    assert!(table.contains("\"event\":\"table\"") && !table.contains("\"event\":\"scores\""), "{table}");
+}
