@@ -12,7 +12,7 @@ use axes::{Axes, short};
 const COLOURS: [&str; 6] = ["#d1495b", "#2f7ed8", "#3a9d5d", "#a26bc2", "#d9902f", "#5f9ea8"];
 const CELL: &str = "#2f6fb5";
 /// Pixels: the widest square of a figure, around it, of a letter and of a line of text.
-const SIDE: f64 = 300.0;
+const SIDE: f64 = 270.0;
 const EDGE: f64 = 12.0;
 const LETTER: f64 = 6.1;
 const LINE: f64 = 16.0;
@@ -25,9 +25,9 @@ pub fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;").replace('\'', "&#39;")
 }
 
-/// A picture that stands for itself: as a file, or inside a page.
+/// A picture under that heading, which stands for itself: as a file, or inside a page.
 #[must_use]
-pub fn svg(figure: &Figure) -> String {
+pub fn svg(figure: &Figure, heading: &str) -> String {
     let Drawn { body, width, height } = match &figure.shape {
         Shape::Matrix { row_axis, column_axis, rows, columns, values } => {
             matrix([row_axis, column_axis], rows, columns, values)
@@ -36,14 +36,14 @@ pub fn svg(figure: &Figure) -> String {
         Shape::Curve { x_axis, y_axis, lines } => curve(x_axis, y_axis, lines),
         Shape::Bars { axis, names, values } => bars(axis, names, values),
     };
-    let title = escaped(&figure.title);
-    let width = width.max(figure.title.chars().count() as f64 * 7.4 + 2.0 * EDGE);
+    let width = width.max(heading.chars().count() as f64 * 7.6 + 2.0 * EDGE);
+    let heading = escaped(heading);
     format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" class=\"figure\" role=\"img\" viewBox=\"0 0 {width:.0} {height:.0}\" \
          width=\"{width:.0}\" height=\"{height:.0}\" font-family=\"system-ui, 'DejaVu Sans', sans-serif\" font-size=\"11\" \
-         fill=\"#222\" color=\"#222\">\n<title>{title}</title>\n\
+         fill=\"#222\" color=\"#222\">\n<title>{heading}</title>\n\
          <rect class=\"ground\" width=\"100%\" height=\"100%\" rx=\"6\" fill=\"#fff\"/>\n\
-         <text x=\"{EDGE}\" y=\"22\" font-size=\"13\" font-weight=\"600\">{title}</text>\n{body}</svg>\n"
+         <text x=\"{EDGE}\" y=\"22\" font-size=\"13\" font-weight=\"600\">{heading}</text>\n{body}</svg>\n"
     )
 }
 
@@ -76,7 +76,7 @@ impl Drawn {
             let (colour, words) = (COLOURS[index % COLOURS.len()], tell(one));
             self.add(format_args!("<circle cx=\"{:.1}\" cy=\"{:.1}\" r=\"4\" fill=\"{colour}\"/>", x + 4.0, y - 4.0));
             self.text((x + 12.0, y), "start", &words);
-            x += words.chars().count() as f64 * LETTER + 28.0;
+            x += words.chars().count() as f64 * LETTER + 26.0;
         }
         self.width = self.width.max(x);
     }
@@ -90,7 +90,7 @@ fn longest<'a>(words: impl IntoIterator<Item = &'a String>) -> f64 {
 fn matrix(axes: [&str; 2], rows: &[String], columns: &[String], values: &[Vec<Option<f64>>]) -> Drawn {
     let most = rows.len().max(columns.len()).max(1) as f64;
     let side = (SIDE / most).clamp(4.0, 34.0);
-    let wide = if columns.len() < rows.len() { (SIDE / columns.len().max(1) as f64).clamp(side, 66.0) } else { side };
+    let wide = if columns.len() < rows.len() { (SIDE / columns.len().max(1) as f64).clamp(side, 72.0) } else { side };
     let named = side >= 9.0;
     let (row_names, column_names) = if named { (longest(rows), longest(columns)) } else { (0.0, 0.0) };
     let turned = column_names > wide;
@@ -190,6 +190,10 @@ fn curve(x_axis: &str, y_axis: &str, lines: &[Series]) -> Drawn {
     axes.draw(&mut drawn, x_axis, y_axis);
     for (index, line) in lines.iter().enumerate() {
         let (colour, dash) = (COLOURS[index % COLOURS.len()], if index > 0 { " stroke-dasharray=\"5 4\"" } else { "" });
+        if let ([x], [y]) = (line.x.as_slice(), line.y.as_slice()) {
+            let (x, y) = (axes.x(*x), axes.y(*y));
+            drawn.add(format_args!("<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"3\" fill=\"{colour}\"/>"));
+        }
         let places = line.x.iter().zip(&line.y).map(|(&x, &y)| format!("{:.1},{:.1}", axes.x(x), axes.y(y)));
         drawn.add(format_args!(
             "<polyline points=\"{}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"1.8\"{dash}/>",

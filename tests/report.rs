@@ -43,7 +43,7 @@ fn a_page_has_the_table_and_each_figure_of_each_model_and_needs_no_network() {
     sound(page.split("</style>").last().unwrap().split("<body>").last().unwrap().split("</body>").next().unwrap());
     assert!(page.contains("<h1>a &lt;b&gt; &amp; c</h1>"));
     assert_eq!(page.matches("<svg ").count(), 3 * 2);
-    assert_eq!(page.matches("<figcaption>unlearned</figcaption>").count(), 2);
+    assert_eq!(page.matches("<title>unlearned</title>").count(), 2);
     assert!(page.contains("<td>unlearned</td>") && page.contains("<li>mia_roc: "));
     for outside in ["src=", "href=", "url(", "@import", "<script", "http:"] {
         assert_eq!(page.replace("http://www.w3.org/2000/svg", "").matches(outside).count(), 0, "{outside}");

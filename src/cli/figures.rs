@@ -68,10 +68,12 @@ pub(super) fn figures(path: &Path, names: &[String], folder: &Path, common: &Com
     let (mut taken, mut count) = (BTreeSet::new(), 0);
     for &node in plan.order.iter().filter(|&&node| plan.step(node).makes == Kind::Scores && wanted(node)) {
         let figures = figures_of(&plan, node, &store)?;
-        let base = file_name(&named(&plan, node), &mut taken);
+        let name = named(&plan, node);
+        let base = file_name(&name, &mut taken);
         for figure in figures {
             let data = serde_json::to_string(&figure).map_err(|error| Error::invalid(error.to_string()))?;
-            for (end, text) in [("svg", svg(&figure)), ("json", data + "\n")] {
+            let picture = svg(&figure, &format!("{}: {name}", figure.title));
+            for (end, text) in [("svg", picture), ("json", data + "\n")] {
                 let file = folder.join(format!("{base}.{}.{end}", figure.name));
                 std::fs::write(&file, text).map_err(Error::io("write", &file))?;
                 if common.json {

@@ -29,7 +29,6 @@ th:first-child, td:first-child { text-align: left; position: sticky; left: 0; ba
 td small { color: var(--faint); font-size: 12px; }
 .figures { display: flex; flex-wrap: wrap; gap: 1rem; align-items: flex-start; }
 figure { margin: 0; background: var(--card); border: 1px solid var(--line); border-radius: 6px; }
-figcaption { padding: .5rem 12px 0; font-weight: 600; }
 svg.figure { display: block; max-width: 100%; height: auto; fill: var(--text); color: var(--text); }
 svg.figure .ground { fill: var(--card); }
 footer { margin-top: 3rem; font-size: 13px; }
@@ -67,7 +66,7 @@ fn section(section: &Section) -> String {
     let row = |(name, title): (&str, &str)| {
         let of = |(model, all): &(String, Vec<Figure>)| {
             let figure = all.iter().find(|figure| figure.name == name)?;
-            Some(format!("<figure><figcaption>{}</figcaption>{}</figure>\n", escaped(model), svg(figure)))
+            Some(format!("<figure>{}</figure>\n", svg(figure, model)))
         };
         let all: String = figures.iter().filter_map(of).collect();
         format!("<h3>{} ({})</h3>\n<div class=\"figures\">\n{all}</div>\n", escaped(title), escaped(name))
