@@ -2,15 +2,15 @@
 //! takes the colour of the picture (`fill`, `currentColor`) or one that reads on light and on dark.
 
 mod axes;
+mod matrix;
 
 use std::fmt::Write;
 
 use crate::metric::figure::{Figure, Series, Shape};
-use axes::{Axes, short};
+use axes::Axes;
 
 /// Of groups and lines, in their order.
 const COLOURS: [&str; 6] = ["#d1495b", "#2f7ed8", "#3a9d5d", "#a26bc2", "#d9902f", "#5f9ea8"];
-const CELL: &str = "#2f6fb5";
 /// Pixels: the widest square of a figure, around it, of a letter and of a line of text.
 const SIDE: f64 = 270.0;
 const EDGE: f64 = 12.0;
@@ -30,7 +30,7 @@ pub fn escaped(text: &str) -> String {
 pub fn svg(figure: &Figure, heading: &str) -> String {
     let Drawn { body, width, height } = match &figure.shape {
         Shape::Matrix { row_axis, column_axis, rows, columns, values } => {
-            matrix([row_axis, column_axis], rows, columns, values)
+            matrix::draw([row_axis, column_axis], rows, columns, values)
         }
         Shape::Points { groups } => points(groups),
         Shape::Curve { x_axis, y_axis, lines } => curve(x_axis, y_axis, lines),
@@ -84,75 +84,6 @@ impl Drawn {
 
 fn longest<'a>(words: impl IntoIterator<Item = &'a String>) -> f64 {
     words.into_iter().map(|word| word.chars().count()).max().unwrap_or(0) as f64 * LETTER
-}
-
-/// Deeper where more; roots, so that the few beside the many can be seen. Names and numbers where there is room.
-fn matrix(axes: [&str; 2], rows: &[String], columns: &[String], values: &[Vec<Option<f64>>]) -> Drawn {
-    let most = rows.len().max(columns.len()).max(1) as f64;
-    let side = (SIDE / most).clamp(4.0, 34.0);
-    let wide = if columns.len() < rows.len() { (SIDE / columns.len().max(1) as f64).clamp(side, 72.0) } else { side };
-    let named = side >= 9.0;
-    let (row_names, column_names) = if named { (longest(rows), longest(columns)) } else { (0.0, 0.0) };
-    let turned = column_names > wide;
-    let (left, below) = (EDGE + LINE + row_names + 6.0, if turned { column_names + 8.0 } else { LINE });
-    let (width, height) = (wide * columns.len() as f64, side * rows.len() as f64);
-    let mut drawn = Drawn::new(left + width + EDGE, TOP + height + below + LINE + EDGE);
-    let top_value = values.iter().flatten().flatten().fold(0.0_f64, |top, &value| top.max(value));
-    for (row, line) in values.iter().enumerate() {
-        for (column, value) in line.iter().enumerate() {
-            let Some(value) = *value else { continue };
-            let depth = if top_value > 0.0 { (value.max(0.0) / top_value).sqrt() } else { 0.0 };
-            let (x, y) = (left + column as f64 * wide, TOP + row as f64 * side);
-            let name = |names: &[String], index: usize| names.get(index).map_or(String::new(), |name| escaped(name));
-            if depth > 0.0 {
-                drawn.add(format_args!(
-                    "<rect x=\"{x:.1}\" y=\"{y:.1}\" width=\"{wide:.2}\" height=\"{side:.2}\" fill=\"{CELL}\" \
-                     fill-opacity=\"{depth:.3}\"><title>{}, {}: {}</title></rect>",
-                    name(rows, row),
-                    name(columns, column),
-                    short(value)
-                ));
-            }
-            if side >= 18.0 {
-                let colour = if depth > 0.6 { " style=\"fill:#fff\"" } else { "" };
-                let faint = if value == 0.0 { " opacity=\"0.35\"" } else { "" };
-                drawn.add(format_args!(
-                    "<text x=\"{:.1}\" y=\"{:.1}\" font-size=\"10\" text-anchor=\"middle\"{colour}{faint}>{}</text>",
-                    x + wide / 2.0,
-                    y + side / 2.0 + 3.5,
-                    short(value)
-                ));
-            }
-        }
-    }
-    drawn.add(format_args!(
-        "<rect x=\"{left:.1}\" y=\"{TOP}\" width=\"{width:.1}\" height=\"{height:.1}\" fill=\"none\" \
-         stroke=\"currentColor\" stroke-opacity=\"0.4\"/>"
-    ));
-    for (row, name) in rows.iter().enumerate().filter(|_| named) {
-        drawn.text((left - 6.0, TOP + (row as f64 + 0.5) * side + 4.0), "end", name);
-    }
-    for (column, name) in columns.iter().enumerate().filter(|_| named) {
-        let (x, y) = (left + (column as f64 + 0.5) * wide, TOP + height + 12.0);
-        if turned {
-            drawn.add(format_args!(
-                "<text transform=\"translate({:.1} {:.1}) rotate(-90)\" text-anchor=\"end\">{}</text>",
-                x + 4.0,
-                y - 6.0,
-                escaped(name)
-            ));
-        } else {
-            drawn.text((x, y), "middle", name);
-        }
-    }
-    drawn.text((left + width / 2.0, TOP + height + below + LINE - 2.0), "middle", axes[1]);
-    drawn.add(format_args!(
-        "<text transform=\"translate({:.1} {:.1}) rotate(-90)\" text-anchor=\"middle\">{}</text>",
-        EDGE + 10.0,
-        TOP + height / 2.0,
-        escaped(axes[0])
-    ));
-    drawn
 }
 
 /// A square as wide as the points lie; the first group on top.

@@ -217,6 +217,34 @@ fn every_metric_measures_and_the_reference_is_like_itself() {
         assert!(near(value("retrained", column), same), "{column}: {}", value("retrained", column));
         assert!(!near(value("original", column), same), "{column}");
     }
+    let figure = |name: &str| -> serde_json::Value {
+        let text = std::fs::read_to_string(seen.join(format!("unlearned.{name}.json"))).unwrap();
+        serde_json::from_str::<serde_json::Value>(&text).unwrap()["shape"].take()
+    };
+    // shares of a class, from the counts of the other metric
+    let matrix = &figure("confusion")["matrix"]["values"];
+    let counts = |wanted: &dyn Fn(usize, usize) -> bool| -> f64 {
+        let all = (0..100).map(|cell| (cell / 10, cell % 10)).filter(|&(row, column)| wanted(row, column));
+        all.map(|(row, column)| matrix[row][column].as_f64().unwrap()).sum()
+    };
+    for class in 0..10 {
+        let hit = counts(&|row, column| row == class && column == class);
+        let precision = hit / counts(&|_, column| column == class);
+        let recall = hit / counts(&|row, _| row == class);
+        let specificity = counts(&|row, column| row != class && column != class) / counts(&|row, _| row != class);
+        for (name, share) in [("precision", precision), ("recall", recall), ("specificity", specificity)] {
+            assert!(near(value("unlearned", &format!("{name}.{class}")), 100.0 * share), "{name}.{class}");
+        }
+    }
+    // relearning starts from the model's own loss and ends with the first one that is low enough
+    let lines = figure("relearn")["curve"]["lines"].take();
+    let losses: Vec<f64> = lines[0]["y"].as_array().unwrap().iter().map(|loss| loss.as_f64().unwrap()).collect();
+    let wanted = lines[1]["y"][0].as_f64().unwrap();
+    assert!(near(losses[0], value("unlearned", "loss.forget")));
+    assert!(near(wanted, 1.1 * value("retrained", "loss.retain")));
+    let (last, before) = losses.split_last().unwrap();
+    assert!(*last <= wanted && before.iter().all(|loss| *loss > wanted), "{wanted}: {losses:?}");
+    assert_eq!(lines[0]["x"].as_array().unwrap().last().unwrap().as_f64(), Some(value("unlearned", "relearn.steps")));
     let gap = |column: &str| value("original", column) - value("retrained", column);
     assert!(near(value("original", "geo"), (gap("accuracy.forget") * gap("accuracy.test")).abs()));
     assert!(value("original", "margins.mean") > value("retrained", "margins.mean"));

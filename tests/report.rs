@@ -1,5 +1,7 @@
 //! Figures and pages, from a recipe to files.
 
+use recant::metric::figure::{Figure, Series, Shape};
+use recant::plot::svg;
 use serde_json::Value;
 
 use crate::support::place::{Place, SMALL, err, good, out};
@@ -53,6 +55,61 @@ fn a_page_has_the_table_and_each_figure_of_each_model_and_needs_no_network() {
     assert_eq!(out(&again).trim_end(), page.trim_end());
 }
 
+/// Whatever the values and names are, the picture is sound and its places are numbers.
+#[test]
+fn every_shape_is_drawn_whatever_is_in_it() {
+    let hostile = "<a & \"b\" 'c'>".to_owned();
+    let series = |values: &[f64]| Series::new(&hostile, values.to_vec(), values.to_vec());
+    let matrix = |side: usize, value: Option<f64>| Shape::Matrix {
+        row_axis: hostile.clone(),
+        column_axis: hostile.clone(),
+        rows: vec![hostile.clone(); side],
+        columns: vec![hostile.clone(); side],
+        values: vec![vec![value; side]; side],
+    };
+    let curve = |lines: Vec<Series>| Shape::Curve { x_axis: hostile.clone(), y_axis: hostile.clone(), lines };
+    let bars = |values: &[f64]| Shape::Bars {
+        axis: hostile.clone(),
+        names: vec![hostile.clone(); values.len()],
+        values: values.to_vec(),
+    };
+    let shapes = [
+        matrix(0, None),
+        matrix(3, None),
+        matrix(10, Some(0.0)),
+        matrix(10, Some(-2.5)),
+        matrix(100, Some(7.0)),
+        curve(vec![]),
+        curve(vec![series(&[]), series(&[2.0])]),
+        curve(vec![series(&[-1e300, 1e300]), series(&[1e-9, 2e-9])]),
+        Shape::Points { groups: vec![] },
+        Shape::Points { groups: vec![series(&[]), series(&[1.0, 1.0]), series(&[-4.0])] },
+        bars(&[]),
+        bars(&[-0.5, 0.0, 3.0]),
+    ];
+    for shape in shapes {
+        let figure = Figure::new("x", "X", shape);
+        let picture = svg(&figure, &hostile);
+        sound(&picture);
+        assert!(!picture.contains("NaN") && !picture.contains("inf"), "{figure:?}\n{picture}");
+        let size = |name: &str| picture.split(name).nth(1).unwrap().split('"').next().unwrap().parse::<f64>().unwrap();
+        assert!((50.0..800.0).contains(&size(" width=\"")) && (50.0..800.0).contains(&size(" height=\"")), "{picture}");
+    }
+}
+
+#[test]
+fn figures_do_not_depend_on_threads() {
+    let recipe = with_metrics("\"mia_roc\", \"margins\", \"cka\", \"relearn\", \"tsne\"");
+    let [one, many] = ["1", "3"].map(|threads| {
+        let place = Place::new(&recipe);
+        let mut command = place.command(&["run", "r.toml", "--quiet", "--jobs", threads]);
+        good(command.env("RAYON_NUM_THREADS", threads).output().unwrap());
+        place.artifacts()
+    });
+    assert!(one == many);
+    assert!(one.values().any(|bytes| String::from_utf8_lossy(bytes).contains("\\\"tsne\\\"")));
+}
+
 #[test]
 fn figures_go_to_files_as_pictures_and_as_data() {
     let place = Place::new(&(with_metrics("\"confusion\"") + ALONE));
@@ -97,6 +154,8 @@ fn scores_that_no_table_reads_are_shown() {
     assert!(run.contains("mia_loss: 144 forget and 144 test losses"), "{run}");
     let report = out(&good(place.run(&["report", "r.toml", "--format", "markdown"])));
     assert!(report.contains("| accuracy.forget %") && report.contains("| mia_loss"), "{report}");
+    let page = out(&good(place.run(&["report", "r.toml", "--format", "html"])));
+    assert!(page.contains("<h2>alone</h2>") && page.matches("<svg ").count() == 1, "{page}");
     let json = out(&good(place.run(&["run", "r.toml", "alone", "--json"])));
     let line = json.lines().find(|line| line.contains("\"event\":\"scores\"")).unwrap();
     let scores: Value = serde_json::from_str(line).unwrap();

@@ -51,6 +51,18 @@ impl Figure {
     pub fn new(name: &str, title: &str, shape: Shape) -> Self {
         Self { name: name.to_owned(), title: title.to_owned(), shape }
     }
+
+    /// Whether every value is a number.
+    #[must_use]
+    pub fn is_finite(&self) -> bool {
+        match &self.shape {
+            Shape::Matrix { values, .. } => values.iter().flatten().flatten().all(|value| value.is_finite()),
+            Shape::Points { groups: all } | Shape::Curve { lines: all, .. } => {
+                all.iter().flat_map(|one| one.x.iter().chain(&one.y)).all(|value| value.is_finite())
+            }
+            Shape::Bars { values, .. } => values.iter().all(|value| value.is_finite()),
+        }
+    }
 }
 
 impl Series {

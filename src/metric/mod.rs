@@ -152,6 +152,9 @@ impl Measured {
     }
 
     fn figure(mut self, figure: Figure) -> Self {
+        if !figure.is_finite() {
+            return self.note(format!("{}: not drawn, a value is no number", figure.name));
+        }
         self.figures.push(figure);
         self
     }
