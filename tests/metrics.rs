@@ -1,10 +1,20 @@
 //! Metrics against the golden cases.
 
+use std::collections::BTreeMap;
+use std::path::Path;
+
 use candle_core::{DType, Device, Tensor};
+use petgraph::graph::NodeIndex;
+use recant::artifact::Artifact;
+use recant::error::Error;
 use recant::metric::cka::Alignment;
 use recant::metric::roc::Curve;
 use recant::metric::{Answers, METRICS, agreement, classification, entropy, geo, margins, membership};
+use recant::plan::Plan;
+use recant::recipe::Recipe;
+use recant::stage::{Context, Inputs, STAGES, evaluate};
 
+use crate::resume::Stopper;
 use crate::support::golden::{self, Case};
 use crate::support::place::{Place, SMALL, good};
 
@@ -262,4 +272,35 @@ fn every_metric_measures_and_the_reference_is_like_itself() {
     let output = Place::new(&alone).run(&["plan", "r.toml"]);
     assert_eq!(output.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&output.stderr).contains("compare with another model"));
+}
+
+/// An evaluation that relearns asks at every step whether to stop, and does.
+#[test]
+fn relearning_stops_when_asked_to() {
+    let text = SMALL.split("[stages.unlearned]").next().unwrap().replace("epochs = 3", "epochs = 20")
+        + "[stages.alone]\nkind = \"evaluate\"\nmodel = \"retrained\"\ndata = \"split\"\nreference = \"retrained\"\n\
+           metrics = [\"relearn\"]\n";
+    let recipe = Recipe::read(Path::new("r.toml"), &|_| Ok(text.clone().into_bytes()), &[], STAGES).unwrap();
+    let plan = Plan::new(&recipe, &evaluate::KIND, &BTreeMap::new()).unwrap();
+    let mut made = BTreeMap::new();
+    let (&alone, before) = plan.order.split_last().unwrap();
+    assert_eq!(plan.step(alone).name, "alone");
+    let run = |node, made: &BTreeMap<NodeIndex, Artifact>, desk: &Stopper| {
+        let step = plan.step(node);
+        let by_role = plan.inputs(node).map(|(role, input)| (role.to_owned(), made[&input].clone())).collect();
+        let context = Context { device: &Device::Cpu, files: BTreeMap::new(), desk };
+        (step.kind.make)(&step.settings).unwrap().run(&Inputs { by_role }, &context)
+    };
+    for &node in before {
+        made.insert(node, run(node, &made, &Stopper::after(usize::MAX)).unwrap());
+    }
+    let whole = Stopper::after(usize::MAX);
+    run(alone, &made, &whole).unwrap();
+    // 2 models x (1 + 6 + 2) batches of images before it, and no more
+    let looks = whole.steps();
+    assert!(looks > 18 + 5, "{looks}");
+    for calls in [1, 19, 21, looks - 1] {
+        let stopped = run(alone, &made, &Stopper::after(calls));
+        assert!(matches!(stopped, Err(Error::Interrupted)), "{calls} of {looks}: {stopped:?}");
+    }
 }

@@ -163,4 +163,7 @@ fn scores_that_no_table_reads_are_shown() {
     // Those of a table are its own affair.
     let table = out(&good(place.run(&["run", "r.toml", "table", "--json"])));
     assert!(table.contains("\"event\":\"table\"") && !table.contains("\"event\":\"scores\""), "{table}");
+    // Nor are they in the report.
+    let report = out(&good(place.run(&["report", "r.toml", "--format", "markdown"])));
+    assert_eq!((report.matches("| number").count(), report.matches("| model").count()), (1, 1), "{report}");
 }

@@ -65,7 +65,7 @@ fn measure(evidence: &Evidence) -> Result<Measured> {
     let taken = losses.len().saturating_sub(1);
     let end = course.reached().unwrap_or(taken);
     let mut measured = Measured::numbers(vec![number("relearn.steps", end as f64, "", Aim::LikeOracle)])
-        .note(format!("relearn: to a loss of {wanted:.3e} on {watched} forget images, {BATCH} a step at rate {RATE}"));
+        .note(format!("relearn: loss of {watched} forget images, {BATCH} a step at rate {RATE}"));
     if course.reached().is_none() {
         measured = measured.note(format!("relearn: {taken} where that loss was not reached in {taken} steps"));
     }
