@@ -6,6 +6,7 @@ pub mod cka;
 pub mod classification;
 pub mod entropy;
 pub mod membership;
+pub mod open_set;
 pub mod roc;
 
 use serde::{Deserialize, Serialize};
