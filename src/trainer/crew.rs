@@ -153,7 +153,7 @@ impl<'a> Crew<'a> {
                 Err(error) => return Err(error),
             };
             // The first term may rest for a while: a student that is still its own teacher has nowhere to go.
-            if index > 0 && norm == 0.0 {
+            if index > 0 && norm == 0.0 && !loss.may_rest {
                 return Err(Error::NoGradient((*name).to_owned()));
             }
             norms.push((*name, norm));

@@ -52,7 +52,7 @@ impl Round<'_> {
             0.0 => None,
             _ => self.confusion(crew, |crew, pass| crew.train_with(&seen, pass))?,
         };
-        let loss = Loss::from(loss).and("confusing", confusing);
+        let loss = Loss::from(loss).and("confusing", confusing).may_rest();
         crew.descend(&loss, &[0, POINTS]).map_err(of("the classifier"))
     }
 
@@ -88,7 +88,7 @@ pub fn discriminate(crew: &mut Crew, real: &Tensor, fake: &Tensor) -> Result<f64
 /// The generator's step: to pass for real, and a further term.
 pub fn deceive(crew: &mut Crew, fake: &Tensor, further: Option<Tensor>) -> Result<f64> {
     let judged = crew.model_mut(DISCRIMINATOR).train_through(fake, &Pass::train())?.logits;
-    let loss = Loss::from(binary_cross_entropy(&judged, 1.0)?).and("confusing", further);
+    let loss = Loss::from(binary_cross_entropy(&judged, 1.0)?).and("confusing", further).may_rest();
     crew.descend(&loss, &[GENERATOR]).map_err(of("the generator"))
 }
 
