@@ -256,7 +256,7 @@ fn arpl_repeats_to_the_byte_and_goes_on_where_it_was_stopped() {
     for more in [json!({}), resnet] {
         let whole = run(&images, &FORGET, &more, &NoDesk).unwrap();
         assert_eq!(whole.len(), 9);
-        assert_eq!(run(&images, &FORGET, &more, &NoDesk).unwrap(), whole);
+        assert!(run(&images, &FORGET, &more, &NoDesk).unwrap() == whole);
         // nine images in batches of four: three steps an epoch, the last with one image
         for patience in [1, 2, 3, 4] {
             let desk = Impatient { patience: Some(patience), ..Impatient::default() };
@@ -282,17 +282,16 @@ fn arpl_repeats_to_the_byte_and_goes_on_where_it_was_stopped() {
         json!({ "beta": 0.5 }),
         json!({ "beta": 0.0 }),
         json!({ "weight": 2.0 }),
-        json!({ "margin": 3.0 }),
+        json!({ "margin": 0.0 }),
         json!({ "temperature": 2.0 }),
         json!({ "fake": "posterior" }),
         json!({ "gan_lr": 0.01 }),
         json!({ "lr": 0.01 }),
     ] {
-        let images = images.clone();
         let mut all = json!({ "epochs": 20, "gan_lr": 0.005, "labels": "predicted", "count": 60 });
         let plain = run(&images, &FORGET, &all, &NoDesk).unwrap();
         all.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-        assert_ne!(run(&images, &FORGET, &all, &NoDesk).unwrap(), plain, "{more}");
+        assert!(run(&images, &FORGET, &all, &NoDesk).unwrap() != plain, "{more} changes nothing");
     }
 }
 

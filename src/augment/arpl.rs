@@ -55,7 +55,12 @@ pub(super) const AUGMENTER: Registered = Registered {
             Field::or("gan_lr", POSITIVE, "0.0002", "learning rate of generator and discriminator, under Adam"),
             Field::or("beta", POSITIVE, "0.1", "weight of the term that makes generated images confusing"),
             Field::or("weight", POSITIVE, "0.1", "weight of the margin term"),
-            Field::or("margin", POSITIVE, "1.0", "by which distances to the own class's point may pass the radius"),
+            Field::or(
+                "margin",
+                POSITIVE,
+                "1.0",
+                "how far within the radius distances to the own class's point shall stay",
+            ),
             Field::or("temperature", TEMPERATURE, "1.0", "softens the classifier's outputs"),
             Field::or("noise", COUNT, "100", "numbers that a generated image is made from"),
             Field::or("width", COUNT, "64", "half the channels of the generator's last layer but one"),
