@@ -114,12 +114,12 @@ fn golden_arpl_with_points_that_live_in_a_model() {
 #[test]
 fn a_pass_through_constant_weights_is_the_same_pass() {
     let shape = Shape::DcganDiscriminator { width: 3 };
-    let arch = Arch::build("d", shape, 1, [2, 8, 8], &[], &[]).unwrap();
+    let arch = Arch::build("d", shape, 1, [2, 16, 16], &[], &[]).unwrap();
     for backend in BACKENDS {
         let fresh = || Model::init(&arch, &Rng::new(4), &CPU).unwrap().with_backend(backend).unwrap();
         let (mut one, mut other) = (fresh(), fresh());
-        let x = Var::from_tensor(&augment::arpl::round::noise(128, &Rng::new(2), &[0, 1, 2], &CPU).unwrap()).unwrap();
-        let seen = x.as_tensor().reshape((3, 2, 8, 8)).unwrap();
+        let x = Var::from_tensor(&augment::arpl::round::noise(512, &Rng::new(2), &[0, 1, 2], &CPU).unwrap()).unwrap();
+        let seen = x.as_tensor().reshape((3, 2, 16, 16)).unwrap();
         let pass = Pass::train();
         let (plain, through) = (one.train(&seen).unwrap(), other.train_through(&seen, &pass).unwrap());
         let flat = |tensor: &Tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
@@ -127,6 +127,7 @@ fn a_pass_through_constant_weights_is_the_same_pass() {
         assert_eq!(flat(&plain.logits), flat(&through.logits));
         assert_eq!(slope(&plain.logits), slope(&through.logits));
         assert_eq!(flat(&one.stats().unwrap()), flat(&other.stats().unwrap()));
+        assert_ne!(flat(&other.stats().unwrap()), flat(&fresh().stats().unwrap()));
         let none = gradients(&through.logits.mean_all().unwrap(), [&other]);
         assert!(matches!(none, Err(Error::NoGradient(_))));
     }
