@@ -258,8 +258,8 @@ fn arpl_repeats_to_the_byte_and_goes_on_where_it_was_stopped() {
         let whole = run(&images, &FORGET, &more, &NoDesk).unwrap();
         assert_eq!(whole.len(), 9);
         assert!(run(&images, &FORGET, &more, &NoDesk).unwrap() == whole);
-        // nine images in batches of four: three steps an epoch, the last with one image
-        for patience in [1, 2, 3, 4] {
+        // nine images in batches of four: three steps a pass, the last with one image; two passes in each of two epochs
+        for patience in [1, 2, 4, 5, 7, 10] {
             let desk = Impatient { patience: Some(patience), ..Impatient::default() };
             let mut stopped = 0;
             let made = loop {
@@ -269,7 +269,7 @@ fn arpl_repeats_to_the_byte_and_goes_on_where_it_was_stopped() {
                     Err(error) => panic!("{error}"),
                 }
             };
-            assert_eq!((stopped, made == whole), (5 / patience, true), "every {patience} steps");
+            assert_eq!((stopped, made == whole), (11 / patience, true), "every {patience} steps");
         }
     }
     // the first images stay what they are where there are more
@@ -288,6 +288,7 @@ fn arpl_repeats_to_the_byte_and_goes_on_where_it_was_stopped() {
         json!({ "fake": "posterior" }),
         json!({ "gan_lr": 0.01 }),
         json!({ "lr": 0.01 }),
+        json!({ "second_pass": false }),
     ] {
         let mut all = json!({ "epochs": 20, "gan_lr": 0.005, "labels": "predicted", "count": 60 });
         let plain = run(&images, &FORGET, &all, &NoDesk).unwrap();

@@ -43,7 +43,8 @@ pub(super) const AUGMENTER: Registered = Registered {
             DATA,
             Field::or("on", Type::Choice(&["forget", "retain", "all"]), "\"forget\"", "which images it trains on"),
             Field::required("arch", Type::Named { noun: "architecture", entries: arch::entries }, "the classifier"),
-            Field::or("epochs", COUNT, "100", "passes over those images"),
+            Field::or("epochs", COUNT, "100", "passes over those images; two each with `second_pass`"),
+            Field::or("second_pass", Type::Bool, "true", "one of the classifier alone after each, as released"),
             Field::or("batch", COUNT, "64", "images a step"),
             Field::or("lr", POSITIVE, "0.1", "learning rate of classifier and reciprocal points"),
             Field {
@@ -93,6 +94,7 @@ struct Setting {
     on: String,
     arch: Value,
     epochs: usize,
+    second_pass: bool,
     batch: usize,
     lr: f64,
     optimizer: Value,
@@ -162,7 +164,7 @@ impl Augmenter for Confusing {
         let mut points = fresh(&points, "points")?;
         let mut generator = fresh(&generator, "generator")?;
 
-        let loader = Loader::Drawn(Drawn {
+        let first = Drawn {
             part: images.train.clone(),
             images: images.clone(),
             indices: known.indices.clone(),
@@ -172,7 +174,10 @@ impl Augmenter for Confusing {
             device: device.clone(),
             labels: Some(known.labels.clone()),
             views: None,
-        });
+        };
+        let second = Loader::Drawn(Drawn { rng: rng.fork("second pass"), ..first.clone() });
+        let first = Loader::Drawn(first);
+        let steps = first.steps(setting.epochs) * if setting.second_pass { 2 } else { 1 };
         let knobs = Arpl { temperature: setting.temperature, weight: setting.weight, margin: setting.margin };
         // one class is all there is to be sure of: nothing can confuse
         let beta = if count > 1 { setting.beta } else { 0.0 };
@@ -182,13 +187,15 @@ impl Augmenter for Confusing {
         let rate = setting.gan_lr;
         let optimizer = Rule::Adam { betas: [0.5, 0.999], eps: 1e-8, weight_decay: 0.0 };
         let adversary = Recipe { lr: rate, optimizer, schedule: Schedule::Constant { warmup: 0.0 } };
-        let mut trainer =
-            Trainer::new(&mut network, &self.classifier, loader.steps(setting.epochs), None, context.desk)?
-                .beside("points", &mut points, &self.classifier, None)
-                .beside("generator", &mut generator, &adversary, None)
-                .with("discriminator", fresh(&discriminator, "discriminator")?, &adversary);
+        let mut trainer = Trainer::new(&mut network, &self.classifier, steps, None, context.desk)?
+            .beside("points", &mut points, &self.classifier, None)
+            .beside("generator", &mut generator, &adversary, None)
+            .with("discriminator", fresh(&discriminator, "discriminator")?, &adversary);
         for epoch in 0..setting.epochs {
-            trainer.rounds(epoch, &loader, |crew, batch, index| round.play(crew, batch, (epoch, index)))?;
+            trainer.rounds(epoch, &first, |crew, batch, index| round.play(crew, batch, (epoch, index)))?;
+            if setting.second_pass {
+                trainer.rounds(epoch, &second, |crew, batch, _| round.classify(crew, batch, None))?;
+            }
         }
         drop(trainer);
 

@@ -37,20 +37,22 @@ impl Round<'_> {
         discriminate(crew, &real, &fake.detach())?;
 
         let seen = self.canvas.seen(&fake)?;
-        let confusing = match self.beta {
-            0.0 => None,
-            _ => self.confusion(crew, |crew, pass| crew.train_through(&seen, pass))?,
-        };
+        let confusing = self.confusion(crew, |crew, pass| crew.train_through(&seen, pass))?;
         deceive(crew, &fake, confusing)?;
 
-        let seen = self.canvas.seen(&self.generate(crew, "classifier", at, count)?.detach())?;
+        let fake = self.generate(crew, "classifier", at, count)?.detach();
+        self.classify(crew, batch, Some(&self.canvas.seen(&fake)?))
+    }
+
+    /// The step of the classifier and its points: a class each for real images, none for generated ones as it sees them.
+    pub fn classify(&self, crew: &mut Crew, batch: &Batch, generated: Option<&Tensor>) -> Result<f64> {
         let features = crew.train(&batch.x)?.features;
         let points = crew.model(POINTS);
         let (points, radius) = (points.parameter("points")?, points.parameter("radius")?);
         let loss = arpl::loss(&features, &points, &radius, &batch.y, self.knobs)?;
-        let confusing = match self.beta {
-            0.0 => None,
-            _ => self.confusion(crew, |crew, pass| crew.train_with(&seen, pass))?,
+        let confusing = match generated {
+            Some(generated) => self.confusion(crew, |crew, pass| crew.train_with(generated, pass))?,
+            None => None,
         };
         let loss = Loss::from(loss).and("confusing", confusing).may_rest();
         crew.descend(&loss, &[0, POINTS]).map_err(of("the classifier"))
@@ -65,12 +67,15 @@ impl Round<'_> {
         Ok(generator.train(&noise)?.logits)
     }
 
-    /// How sure the classifier is of generated images, by its auxiliary batch norm, times its weight.
+    /// How sure the classifier is of generated images, by its auxiliary batch norm, times the weight, where it has one.
     fn confusion(
         &self,
         crew: &mut Crew,
         look: impl FnOnce(&mut Crew, &Pass) -> Result<Output>,
     ) -> Result<Option<Tensor>> {
+        if self.beta == 0.0 {
+            return Ok(None);
+        }
         let features = look(crew, &Pass::train().with_branch(1))?.features;
         let points = crew.model(POINTS).parameter("points")?;
         Ok(Some((arpl::fake_loss(&features, &points, self.released)? * self.beta)?))
