@@ -78,6 +78,12 @@ fn gradients_are_those_of_finite_differences() {
             &|x| composed::cross_entropy(&x[0], &y, smoothing),
         );
     }
+    let p = candle_nn::ops::sigmoid(&a).unwrap();
+    for target in [0.0, 0.3, 1.0] {
+        check("binary_cross_entropy", std::slice::from_ref(&p), &|x| loss::binary_cross_entropy(&x[0], target), &|x| {
+            composed::binary_cross_entropy(&x[0], target)
+        });
+    }
     for t in [1.0, 2.5] {
         check("distill", &[a.clone(), b.clone()], &|x| distill(&x[0], &x[1], t), &|x| {
             composed::distill(&x[0], &x[1], t)

@@ -5,6 +5,7 @@ mod support {
     pub mod place;
 }
 mod architecture;
+mod arpl;
 mod augment;
 mod checkpoints;
 mod data;

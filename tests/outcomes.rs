@@ -10,6 +10,7 @@ use crate::support::place::{Place, SMALL, good, object, objects};
 
 /// Kind with version, stage, and what it made.
 const OUTCOMES: &[(&str, &str, &str)] = &[
+    ("augment 1", "generated", "1300 values, sum 134499.000, length 4634.657"),
     ("augment 1", "more", "9360 values, sum 893811.000, length 11741.890"),
     ("checkpoint 1", "loaded", "1210 values, sum 0.266, length 9.486"),
     ("compare 2", "table", "\"retrained\" 0.00 \"original\" 1.93 \"unlearned\" 2.68"),
@@ -60,9 +61,11 @@ fn a_changed_result_needs_a_raised_version_of_its_kind() {
         "{SMALL}\n[stages.loaded]\nkind = \"checkpoint\"\npath = \"m.safetensors\"\ntrained_on = \"images\"\n\
          arch = {{ name = \"mlp\", hidden = [16] }}\n\
          [stages.more]\nkind = \"augment\"\nmethod = \"simple\"\ndata = \"split\"\n\
+         [stages.generated]\nkind = \"augment\"\nmethod = \"arpl\"\ndata = \"split\"\nepochs = 10\nlr = 0.01\ngan_lr = 0.01\n\
+         arch = {{ name = \"mlp\", hidden = [8] }}\nnoise = 4\nwidth = 2\ncount = 20\n\
          [stages.salient]\nkind = \"saliency\"\nmodel = \"original\"\ndata = \"split\"\n"
     ));
-    good(place.run(&["run", "r.toml", "loaded", "salient", "more"]));
+    good(place.run(&["run", "r.toml", "loaded", "salient", "more", "generated"]));
     let mut found: Vec<(String, String, String)> = objects(place.folder.path())
         .iter()
         .map(|path| {

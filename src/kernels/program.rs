@@ -177,6 +177,11 @@ impl Builder {
         self.program.parameters.push(Parameter { name, shape, range, init });
     }
 
+    /// A parameter that no layer reads.
+    pub fn free(&mut self, name: &str, shape: Vec<usize>, init: Init) {
+        self.parameter(name.to_owned(), shape, init);
+    }
+
     #[must_use]
     pub fn shape(&self, value: usize) -> [usize; 3] {
         self.program.shapes[value]

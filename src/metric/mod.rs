@@ -9,6 +9,7 @@ pub mod figure;
 pub mod geo;
 pub mod margins;
 pub mod membership;
+pub mod open_set;
 pub mod relearn;
 pub mod roc;
 pub mod tsne;

@@ -217,6 +217,12 @@ impl Arch {
         self.program().map_or(0, |program| program.len())
     }
 
+    /// How many numbers the last layer reads.
+    #[must_use]
+    pub fn features(&self) -> usize {
+        self.program().map_or(0, |program| program.size(program.features))
+    }
+
     /// The layers.
     pub(super) fn program(&self) -> Result<Program> {
         /// Nobody's network is wider; a damaged description must not ask for all the memory there is.

@@ -215,6 +215,33 @@ impl Model {
         Ok(output)
     }
 
+    /// `train_with` where the weights are constants: gradients go to `x` alone.
+    pub fn train_through(&mut self, x: &Tensor, pass: &Pass) -> Result<Output> {
+        let x = x.to_device(&self.device)?.to_dtype(self.dtype)?;
+        let theta: Vec<Tensor> = self.pieces.iter().map(Var::as_detached_tensor).collect();
+        let done = self.network.forward(&theta, &self.stats, &x, &pass.mode(&self.program))?;
+        let moments = if pass.update_stats { done.moments } else { Vec::new() };
+        let output = Output { logits: done.logits, features: done.features, moments };
+        self.commit(&output)?;
+        Ok(output)
+    }
+
+    /// A parameter by its name, tracked, in its own shape. Walk back before the parameters change.
+    pub fn parameter(&self, name: &str) -> Result<Tensor> {
+        let span = self.spans.iter().find(|span| span.name == name);
+        let span = span.ok_or_else(|| Error::invalid(format!("`{}` has no parameter `{name}`", self.arch.name)))?;
+        let mut start = 0;
+        for piece in &self.pieces {
+            let end = start + piece.elem_count();
+            if (start..end).contains(&span.range.start) {
+                let part = piece.as_tensor().narrow(0, span.range.start - start, span.range.len())?;
+                return Ok(part.reshape(span.shape.as_slice())?);
+            }
+            start = end;
+        }
+        Err(Error::invalid(format!("the parameter `{name}` is empty")))
+    }
+
     /// Evaluation mode, untracked.
     pub fn logits(&self, x: &Tensor) -> Result<Tensor> {
         Ok(self.run(x, &Pass::eval().mode(&self.program), false)?.logits)

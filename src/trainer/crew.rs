@@ -153,7 +153,7 @@ impl<'a> Crew<'a> {
                 Err(error) => return Err(error),
             };
             // The first term may rest for a while: a student that is still its own teacher has nowhere to go.
-            if index > 0 && norm == 0.0 {
+            if index > 0 && norm == 0.0 && !loss.may_rest {
                 return Err(Error::NoGradient((*name).to_owned()));
             }
             norms.push((*name, norm));
@@ -161,10 +161,11 @@ impl<'a> Crew<'a> {
         Ok(norms)
     }
 
-    /// The norms in words, where the loss has several terms.
-    pub(super) fn norms(&self) -> Option<String> {
+    /// The norms in words, where the loss has several terms; once.
+    pub(super) fn norms(&mut self) -> Option<String> {
         let words = |(name, norm): &(&str, f64)| format!("{name} {norm:.3e}");
-        (!self.norms.is_empty()).then(|| self.norms.iter().map(words).collect::<Vec<_>>().join(", "))
+        let norms = std::mem::take(&mut self.norms);
+        (!norms.is_empty()).then(|| norms.iter().map(words).collect::<Vec<_>>().join(", "))
     }
 
     pub(super) fn end_epoch(&mut self) {

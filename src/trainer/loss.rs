@@ -7,11 +7,12 @@ use crate::error::Result;
 /// Named terms, weights included.
 pub struct Loss {
     pub(super) terms: Vec<(&'static str, Tensor)>,
+    pub(super) may_rest: bool,
 }
 
 impl From<Tensor> for Loss {
     fn from(loss: Tensor) -> Self {
-        Self { terms: vec![("method", loss)] }
+        Self { terms: vec![("method", loss)], may_rest: false }
     }
 }
 
@@ -21,6 +22,12 @@ impl Loss {
     pub fn and(mut self, name: &'static str, term: Option<Tensor>) -> Self {
         self.terms.extend(term.map(|term| (name, term)));
         self
+    }
+
+    /// Terms may be without a gradient for a while, as those of adversaries are where one of them is sure.
+    #[must_use]
+    pub fn may_rest(self) -> Self {
+        Self { may_rest: true, ..self }
     }
 
     pub(super) fn total(&self) -> Result<Tensor> {

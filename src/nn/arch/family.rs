@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::kernels::{Builder, Op, Program, Window};
+use crate::kernels::{Builder, Init, Op, Program, Window};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -37,14 +37,17 @@ pub enum Shape {
         width: usize,
         dropout: f32,
     },
-    /// Noise x 1 x 1 to images of 32 x 32 in [0, 1].
+    /// Noise x 1 x 1 to images of side x side in [0, 1]; the side is 8, 16, 32, ..
     DcganGenerator {
         width: usize,
+        side: usize,
     },
-    /// Images of 32 x 32 to the probability of being real.
+    /// Images of such a side to the probability of being real.
     DcganDiscriminator {
         width: usize,
     },
+    /// A point for each class among the features, and one radius: parameters without layers.
+    ReciprocalPoints,
 }
 
 impl Shape {
@@ -68,13 +71,22 @@ impl Shape {
                 }
                 allcnn(b, *width, *dropout, classes)?
             }
-            Shape::DcganGenerator { width } => {
-                within(*width, largest / 8)?;
-                generator(b, *width, classes)?
+            Shape::DcganGenerator { width, side } => {
+                let doublings = doublings(*side, *side)?;
+                within(*width, largest >> doublings)?;
+                generator(b, *width, doublings, classes)?
             }
             Shape::DcganDiscriminator { width } => {
-                within(*width, largest / 16)?;
-                discriminator(b, *width)?
+                let [_, height, across] = b.shape(0);
+                let doublings = doublings(height, across)?;
+                within(*width, largest >> (doublings + 1))?;
+                discriminator(b, *width, doublings)?
+            }
+            Shape::ReciprocalPoints => {
+                let [features, ..] = b.shape(0);
+                b.free("points", vec![classes, features], Init::Normal { deviation: 0.1 });
+                b.free("radius", vec![1], Init::Constant(0.0));
+                0
             }
         };
         Ok(builder.finish(features))
@@ -86,6 +98,14 @@ fn within(value: usize, largest: usize) -> Result<()> {
         return Ok(());
     }
     Err(Error::invalid(format!("a network's width or depth must be in [1, {largest}], not {value}")))
+}
+
+/// How often a picture of 4 x 4 doubles to be of that size.
+fn doublings(height: usize, width: usize) -> Result<usize> {
+    if height == width && height.is_power_of_two() && (8..=1 << 12).contains(&height) {
+        return Ok(height.ilog2() as usize - 2);
+    }
+    Err(Error::invalid(format!("a DCGAN makes images of 8 x 8, 16 x 16, 32 x 32, .. pixels, not {height} x {width}")))
 }
 
 fn conv(b: &mut Builder, name: &str, from: usize, out: usize, window: Window) -> Result<usize> {
@@ -182,37 +202,41 @@ fn residual(b: &mut Builder, bottleneck: bool, name: &str, from: usize, width: u
     b.layer("", Op::Relu, x)
 }
 
-/// Radford et al., ICLR 2016, <https://arxiv.org/abs/1511.06434>, at 32 x 32 and with a sigmoid, as in Chen et al.,
-/// TPAMI 2021, <https://arxiv.org/abs/2103.00953>.
-fn generator(b: &mut Builder, width: usize, channels: usize) -> Result<usize> {
+/// Radford et al., ICLR 2016, <https://arxiv.org/abs/1511.06434>, with a sigmoid and, at 32 x 32, the layers of Chen et
+/// al., TPAMI 2021, <https://arxiv.org/abs/2103.00953>.
+fn generator(b: &mut Builder, width: usize, doublings: usize, channels: usize) -> Result<usize> {
     b.deviation = Some(0.02);
     let (first, next) = (Window::new(4, 1, 0), Window::new(4, 2, 1));
     let mut x = 0;
-    for (index, (out, window)) in [(8 * width, first), (4 * width, next), (2 * width, next)].into_iter().enumerate() {
-        let at = 3 * index;
+    for index in 0..doublings {
+        let (at, out) = (3 * index, width << (doublings - index));
+        let window = if index == 0 { first } else { next };
         x = b.layer(&format!("main.{at}"), Op::ConvTranspose { out, window, bias: false }, x)?;
         x = b.layer(&format!("main.{}", at + 1), Op::BatchNorm, x)?;
         x = b.layer("", Op::Relu, x)?;
     }
     let features = x;
-    x = b.layer("main.9", Op::ConvTranspose { out: channels, window: next, bias: false }, x)?;
+    let last = format!("main.{}", 3 * doublings);
+    x = b.layer(&last, Op::ConvTranspose { out: channels, window: next, bias: false }, x)?;
     b.layer("", Op::Sigmoid, x)?;
     Ok(features)
 }
 
 /// The generator's opponent; the same papers.
-fn discriminator(b: &mut Builder, width: usize) -> Result<usize> {
+fn discriminator(b: &mut Builder, width: usize, doublings: usize) -> Result<usize> {
     b.deviation = Some(0.02);
     let slope = Op::LeakyRelu(0.2);
     let halve = Window::new(4, 2, 1);
     let mut x = conv(b, "main.0", 0, 2 * width, halve)?;
     x = b.layer("", slope, x)?;
-    for (at, times) in [(2, 4), (5, 8)] {
-        x = conv(b, &format!("main.{at}"), x, times * width, halve)?;
+    for index in 1..doublings {
+        let at = 3 * index - 1;
+        x = conv(b, &format!("main.{at}"), x, (2 * width) << index, halve)?;
         x = b.layer(&format!("main.{}", at + 1), Op::BatchNorm, x)?;
         x = b.layer("", slope, x)?;
     }
-    x = conv(b, "main.8", x, 16 * width, Window::new(4, 1, 0))?;
+    let last = format!("main.{}", 3 * doublings - 1);
+    x = conv(b, &last, x, (2 * width) << doublings, Window::new(4, 1, 0))?;
     x = b.layer("", Op::Sigmoid, x)?;
     let features = b.layer("", Op::GlobalPool, x)?;
     head(b, "classifier.0", features, 1)?;

@@ -25,6 +25,11 @@ pub fn cross_entropy(logits: &Tensor, labels: &Tensor, smoothing: f64) -> Result
     Ok((hit - (log.mean_all()? * smoothing)?)?)
 }
 
+pub fn binary_cross_entropy(p: &Tensor, target: f64) -> Result<Tensor> {
+    let log = |p: &Tensor| -> Result<Tensor> { Ok(p.maximum(f64::from(f32::MIN_POSITIVE))?.log()?.mean_all()?) };
+    Ok(((log(p)? * -target)? + (log(&p.affine(-1.0, 1.0)?)? * (target - 1.0))?)?)
+}
+
 pub fn distill(student: &Tensor, teacher: &Tensor, temperature: f64) -> Result<Tensor> {
     let (q, p) = (log_softmax(student, temperature)?, log_softmax(teacher, temperature)?);
     Ok((p.exp()? * (p - q)?)?.sum(1)?.mean(0)?)
