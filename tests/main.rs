@@ -1,6 +1,7 @@
 //! One binary for all integration tests.
 
 mod support {
+    pub mod desk;
     pub mod golden;
     pub mod place;
 }
@@ -19,6 +20,7 @@ mod network;
 mod numerics;
 mod optimisers;
 mod outcomes;
+mod pretrain;
 mod recipes;
 mod resume;
 mod store;

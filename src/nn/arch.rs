@@ -217,6 +217,12 @@ impl Arch {
         self.program().map_or(0, |program| program.len())
     }
 
+    /// Width of the features, which the last layer reads.
+    pub fn features(&self) -> Result<usize> {
+        let program = self.program()?;
+        Ok(program.size(program.features))
+    }
+
     /// The layers.
     pub(super) fn program(&self) -> Result<Program> {
         /// Nobody's network is wider; a damaged description must not ask for all the memory there is.
