@@ -60,9 +60,12 @@ fn a_changed_result_needs_a_raised_version_of_its_kind() {
         "{SMALL}\n[stages.loaded]\nkind = \"checkpoint\"\npath = \"m.safetensors\"\ntrained_on = \"images\"\n\
          arch = {{ name = \"mlp\", hidden = [16] }}\n\
          [stages.more]\nkind = \"augment\"\nmethod = \"simple\"\ndata = \"split\"\n\
+         [stages.simclr]\nkind = \"pretrain\"\nmethod = \"simclr\"\ndata = \"images\"\nbatch = 256\nepochs = 1\n\
+         arch = {{ name = \"mlp\", hidden = [16] }}\n\
+         [stages.probed]\nkind = \"probe\"\nmodel = \"simclr\"\ndata = \"images\"\n\
          [stages.salient]\nkind = \"saliency\"\nmodel = \"original\"\ndata = \"split\"\n"
     ));
-    good(place.run(&["run", "r.toml", "loaded", "salient", "more"]));
+    good(place.run(&["run", "r.toml", "loaded", "salient", "more", "probed"]));
     let mut found: Vec<(String, String, String)> = objects(place.folder.path())
         .iter()
         .map(|path| {

@@ -21,7 +21,7 @@ use crate::support::desk::Halting;
 use crate::support::place::{Place, err, good};
 
 /// That many images of 3 x 6 x 6, in batches of four.
-fn drawn(count: usize) -> Drawn {
+pub fn drawn(count: usize) -> Drawn {
     let mut rng = Rng::new(3).fork("pixels");
     let pixels = Arc::new((0..count * 108).map(|_| rng.below(256) as u8).collect());
     let train = Part { pixels, labels: Arc::new((0..count as u32).map(|i| i % 3).collect()) };
@@ -49,7 +49,7 @@ fn drawn(count: usize) -> Drawn {
     }
 }
 
-fn network(arch: &Value) -> Model {
+pub fn network(arch: &Value) -> Model {
     let arch = Arch::new(arch, 3, [3, 6, 6], &[0.5; 3], &[0.25; 3]).unwrap();
     Model::init(&arch, &Rng::new(1).fork("init"), &Device::Cpu).unwrap()
 }
@@ -166,7 +166,7 @@ fn a_step_of_simclr_is_the_step_of_its_formula() {
     }
 }
 
-const SIMCLR: &str = "recipe = 1\n[stages.images]\nkind = \"dataset\"\nsource = \"digits\"\ntrain_limit = 200\n\n\
+pub const SIMCLR: &str = "recipe = 1\n[stages.images]\nkind = \"dataset\"\nsource = \"digits\"\ntrain_limit = 200\n\n\
     [stages.split]\nkind = \"split\"\ndata = \"images\"\nforget = { count = 20 }\n\n\
     [stages.simclr]\nkind = \"pretrain\"\nmethod = \"simclr\"\ndata = \"images\"\narch = { name = \"mlp\", hidden = [16] }\n\
     epochs = 2\nbatch = 64\n";

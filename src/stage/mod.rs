@@ -6,6 +6,7 @@ pub mod compare;
 pub mod dataset;
 pub mod evaluate;
 pub mod pretrain;
+pub mod probe;
 pub mod saliency;
 pub mod split;
 pub mod train;
@@ -142,6 +143,7 @@ pub static STAGES: &[&StageKind] = &[
     &saliency::KIND,
     &unlearn::KIND,
     &evaluate::KIND,
+    &probe::KIND,
     &compare::KIND,
 ];
 
