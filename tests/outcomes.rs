@@ -17,6 +17,8 @@ const OUTCOMES: &[(&str, &str, &str)] = &[
     ("evaluate 1", "evaluate(original, split)", "17970 values, sum -4020.967, length 816.617"),
     ("evaluate 1", "evaluate(retrained, split)", "17970 values, sum -3690.173, length 906.321"),
     ("evaluate 1", "evaluate(unlearned, split)", "17970 values, sum -4828.229, length 834.582"),
+    ("pretrain 1", "simclr", "3658 values, sum 7.016, length 7.798"),
+    ("probe 1", "probed", "718 values, sum 3213.000, length 140.346"),
     ("saliency 1", "salient", "1210 values, sum 605.000, length 24.597"),
     ("split 1", "split", "e09088a5f79b6705"),
     ("train 2", "original", "1210 values, sum 0.266, length 9.486"),

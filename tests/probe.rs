@@ -30,10 +30,10 @@ fn neighbours_are_those_of_all_pairs_sorted() {
     let mut right = Vec::new();
     for (k, temperature) in [(1, 0.07), (7, 0.07), (7, 5.0), (200, 0.3), (5000, 0.07)] {
         let found = knn::vote(&train, &test, 4, k, temperature).unwrap();
-        for (row, answer) in test.iter().zip(&found) {
+        for (row, answer) in test.each().zip(&found) {
             let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
             let cosine = |other: &[f32]| dot(row, other) / (dot(row, row) * dot(other, other)).sqrt();
-            let mut near: Vec<(f64, u32)> = train.iter().map(cosine).zip(train.labels.iter().copied()).collect();
+            let mut near: Vec<(f64, u32)> = train.each().map(cosine).zip(train.labels.iter().copied()).collect();
             near.sort_by(|a, b| b.0.total_cmp(&a.0));
             let votes = |class: u32| {
                 let own = near.iter().take(k).filter(|(_, label)| *label == class);
@@ -51,7 +51,7 @@ fn neighbours_are_those_of_all_pairs_sorted() {
 fn loss(layer: &Linear, theta: &[f64], train: &Rows, l2: f64) -> (f64, Vec<f64>) {
     let (width, n) = (train.width, train.labels.len() as f64);
     let (mut value, mut slope) = (0.0, vec![0.0; theta.len()]);
-    for (row, &label) in train.iter().zip(&train.labels) {
+    for (row, &label) in train.each().zip(&train.labels) {
         let x: Vec<f64> = row.iter().zip(&layer.moments).map(|(x, (m, d))| (f64::from(*x) - m) / d).collect();
         let logit = |class: usize| {
             let own = &theta[class * (width + 1)..][..=width];

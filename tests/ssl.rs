@@ -77,11 +77,8 @@ fn student() -> Model {
 fn encoder(scale: f32) -> Artifact {
     let network = Model::init(student().arch(), &Rng::new(6), &Device::Cpu).unwrap();
     let mut head = head::init(&network, 5, &Rng::new(8)).unwrap();
-    head.update(|theta| {
-        theta.iter_mut().for_each(|weight| *weight *= scale);
-        Ok(())
-    })
-    .unwrap();
+    let theta: Vec<f32> = head.theta().unwrap().iter().map(|weight| weight * scale).collect();
+    head.set_theta(&theta).unwrap();
     let weights = |model: &Model| Weights {
         arch: model.arch().to_value().unwrap(),
         tensors: model.tensors().unwrap(),
@@ -221,7 +218,7 @@ fn a_step_with_the_term_is_the_step_of_its_formula() {
             let apart: Vec<f32> = (0..start.len()).map(|i| (with[i] - without[i]) - (alone[i] - start[i])).collect();
             let far = apart.iter().fold(0.0_f32, |far, d| far.max(d.abs()));
             let most = (0..start.len()).map(|i| (alone[i] - start[i]).abs()).fold(0.0, f32::max);
-            assert!(far < 2e-6 && most > 1e-3, "{}, {mode}: {far} of {most}", METHODS[index].entry.name);
+            assert!(far < 2e-6 && most > 3e-4, "{}, {mode}: {far} of {most}", METHODS[index].entry.name);
         }
     }
 }

@@ -61,7 +61,7 @@ pub struct Rows {
 }
 
 impl Rows {
-    pub fn iter(&self) -> std::slice::ChunksExact<'_, f32> {
+    pub fn each(&self) -> std::slice::ChunksExact<'_, f32> {
         self.values.chunks_exact(self.width.max(1))
     }
 }

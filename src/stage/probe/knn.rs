@@ -51,6 +51,6 @@ fn units(rows: &Rows) -> Result<Tensor> {
         let length = row.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt().max(1e-12);
         row.iter().map(|x| (f64::from(*x) / length) as f32).collect::<Vec<f32>>()
     };
-    let values: Vec<f32> = rows.iter().flat_map(unit).collect();
+    let values: Vec<f32> = rows.each().flat_map(unit).collect();
     Ok(Tensor::from_vec(values, (rows.labels.len(), rows.width), &Device::Cpu)?)
 }

@@ -34,7 +34,7 @@ pub struct Linear {
 impl Linear {
     pub fn fit(train: &Rows, classes: usize, l2: f64, iterations: usize, stop: &dyn Fn() -> bool) -> Result<Self> {
         let moments = moments(train);
-        let rows: Vec<f32> = train.iter().flat_map(|row| standard(row, &moments)).map(|x| x as f32).collect();
+        let rows: Vec<f32> = train.each().flat_map(|row| standard(row, &moments)).map(|x| x as f32).collect();
         let problem = Problem { rows, width: train.width, labels: &train.labels, l2 };
         let mut theta = vec![0.0; classes * (train.width + 1)];
         let (mut value, mut slope) = problem.at(&theta);
@@ -81,7 +81,7 @@ impl Linear {
             let row: Vec<f32> = standard(row, &self.moments).map(|x| x as f32).collect();
             first_largest(&self.theta.chunks_exact(row.len() + 1).map(|own| logit(own, &row)).collect::<Vec<f64>>())
         };
-        rows.iter().map(answer).collect()
+        rows.each().map(answer).collect()
     }
 }
 
@@ -103,7 +103,7 @@ fn way(slope: &[f64], past: &VecDeque<Pair>) -> Vec<f64> {
     }
     if let Some(Pair { step, change }) = past.back() {
         let scale = dot(step, change) / dot(change, change);
-        way.iter_mut().for_each(|w| *w *= scale);
+        way = way.into_iter().map(|w| scale * w).collect();
     }
     for (Pair { step, change }, share) in past.iter().zip(shares.into_iter().rev()) {
         let back = dot(change, &way) / dot(step, change);
@@ -170,10 +170,10 @@ fn logit(own: &[f64], row: &[f32]) -> f64 {
 fn moments(rows: &Rows) -> Vec<(f64, f64)> {
     let share = 1.0 / rows.labels.len().max(1) as f64;
     let (mut means, mut squares) = (vec![0.0; rows.width], vec![0.0; rows.width]);
-    for row in rows.iter() {
+    for row in rows.each() {
         means.iter_mut().zip(row).for_each(|(mean, &x)| *mean += share * f64::from(x));
     }
-    for row in rows.iter() {
+    for row in rows.each() {
         let all = squares.iter_mut().zip(row).zip(&means);
         all.for_each(|((square, &x), mean)| *square += share * (f64::from(x) - mean).powi(2));
     }
