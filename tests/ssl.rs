@@ -160,6 +160,28 @@ fn the_norm_of_the_term_is_noted_and_a_term_without_gradient_is_an_error() {
     }
 }
 
+/// The second view is looked at in train mode and moves no running statistics: at a rate of 0 they end as without it.
+#[test]
+fn the_view_leaves_running_statistics_alone() {
+    let stats = |ssl: Option<&Value>| {
+        let mut student = network(&json!({ "name": "resnet18", "width": 2 }));
+        let start = student.stats().unwrap().to_vec1::<f32>().unwrap();
+        let ssl = ssl.and_then(|setting| Ssl::new(setting, None, &student, &Rng::new(4)).unwrap());
+        let side = |indices: std::ops::Range<u32>| {
+            Loader::Drawn(Drawn { indices: indices.collect(), ..drawn(16) }).seen(ssl.as_ref().and_then(Ssl::views))
+        };
+        let (forget, retain) = (side(0..5), side(5..16));
+        let scene = Scene { ssl: ssl.as_ref(), ..Scene::new(&forget, &retain, Rng::new(9), &NoDesk) };
+        let index = METHODS.iter().position(|method| method.entry.name == "scrub_joint").unwrap();
+        let still = settings(index, &json!({ "lr": 0.0 }));
+        method::make("scrub_joint", &still).unwrap().unlearn(&mut student, &scene).unwrap();
+        let end = student.stats().unwrap().to_vec1::<f32>().unwrap();
+        assert!(bits(&start) != bits(&end));
+        bits(&end)
+    };
+    assert_eq!(stats(None), stats(Some(&term("original", "frozen", 0.5))));
+}
+
 /// The gradient of the term, from the networks and the losses alone.
 fn slope(student: &Model, batch: &recant::batches::Batch, mode: &str, forget: &[bool]) -> Vec<f32> {
     let Artifact::Encoder(reference) = encoder(1.0) else { panic!() };
