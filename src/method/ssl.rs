@@ -144,7 +144,7 @@ impl Ssl {
             simple_ssl(&project(head, &output.features)?, &target, &forget)?
         } else if rows > 1 {
             let view = batch.view.as_ref().ok_or_else(|| Error::invalid("the batch has no second view"))?;
-            let other = crew.forward(view, &Pass::train().without_update())?.features;
+            let other = crew.forward(view, &Pass::train())?.features;
             let both = Tensor::cat(&[&output.features, &other], 0)?;
             nt_xent_original(&project(head, &both)?, self.setting.temperature, &forget)?
         } else {
