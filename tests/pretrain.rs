@@ -182,7 +182,7 @@ fn what_is_pretrained_on_is_named_and_slips_are_refused() {
         let output = Place::new(&SIMCLR.replace(from, to)).run(&["run", "r.toml"]);
         assert!(output.status.code() == Some(code) && err(&output).contains(words), "{}", err(&output));
     };
-    refused("epochs = 2", "epochs = 2\npart = \"unlabelled\"", 1, "UCI digits has no unlabelled part");
+    refused("epochs = 2", "epochs = 2\npart = \"unlabelled\"", 2, "`digits` has no unlabelled part");
     refused("data = \"images\"\narch", "data = \"split\"\narch", 1, "say `on = \"retain\"`");
     refused("epochs = 2", "epochs = 2\non = \"forget\"\npart = \"unlabelled\"", 2, "`on` needs `part = \"train\"`");
     refused("method = \"simclr\"", "method = \"simclf\"", 2, "did you mean `simclr`?");
