@@ -115,6 +115,15 @@ impl Loader {
         }
     }
 
+    /// The same images with a second view of each, where one is asked for.
+    #[must_use]
+    pub fn seen(self, views: Option<Views>) -> Self {
+        match self {
+            Loader::Drawn(drawn) => Loader::Drawn(Drawn { views, ..drawn }),
+            given @ Loader::Given(_) => given,
+        }
+    }
+
     /// The same images without transforms or views.
     #[must_use]
     pub fn plain(&self) -> Self {

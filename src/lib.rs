@@ -21,6 +21,7 @@ pub mod augment;
 pub mod dataset;
 pub mod method;
 pub mod metric;
+pub mod pretrain;
 // stages
 pub mod stage;
 // planning, pure

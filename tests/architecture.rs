@@ -13,7 +13,7 @@ const FLOORS: &[&[&str]] = &[
     &["nn"],
     &["artifact", "batches", "dataset", "metric"],
     &["trainer"],
-    &["augment", "method"],
+    &["augment", "method", "pretrain"],
     &["stage"],
     &["recipe"],
     &["plan", "plot", "schema", "show"],
@@ -61,7 +61,7 @@ fn complaints(file: &str, text: &str) -> Vec<String> {
             if rest.starts_with('{') {
                 found.push(format!("src/{file}:{}: grouped imports from the crate hide what is used", number + 1));
             }
-            let seam = used == "stage" && ["trainer", "augment", "method", "execute"].contains(&module);
+            let seam = used == "stage" && ["trainer", "augment", "method", "pretrain", "execute"].contains(&module);
             if used != module && !seam && own.is_some() && floor(&used).is_some() && floor(&used) >= own {
                 found.push(format!("src/{file}:{}: `{module}` may not use `{used}`", number + 1));
             }

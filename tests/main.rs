@@ -1,6 +1,7 @@
 //! One binary for all integration tests.
 
 mod support {
+    pub mod desk;
     pub mod golden;
     pub mod place;
 }
@@ -20,9 +21,12 @@ mod network;
 mod numerics;
 mod optimisers;
 mod outcomes;
+mod pretrain;
+mod probe;
 mod recipes;
 mod report;
 mod resume;
+mod ssl;
 mod store;
 mod transforms;
 mod unlearning;

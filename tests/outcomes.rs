@@ -18,6 +18,8 @@ const OUTCOMES: &[(&str, &str, &str)] = &[
     ("evaluate 1", "evaluate(original, split)", "17970 values, sum -4020.967, length 816.617"),
     ("evaluate 1", "evaluate(retrained, split)", "17970 values, sum -3690.173, length 906.321"),
     ("evaluate 1", "evaluate(unlearned, split)", "17970 values, sum -4828.229, length 834.582"),
+    ("pretrain 1", "simclr", "3658 values, sum 7.016, length 7.798"),
+    ("probe 1", "probed", "718 values, sum 3213.000, length 140.346"),
     ("saliency 1", "salient", "1210 values, sum 605.000, length 24.597"),
     ("split 1", "split", "e09088a5f79b6705"),
     ("train 2", "original", "1210 values, sum 0.266, length 9.486"),
@@ -61,11 +63,14 @@ fn a_changed_result_needs_a_raised_version_of_its_kind() {
         "{SMALL}\n[stages.loaded]\nkind = \"checkpoint\"\npath = \"m.safetensors\"\ntrained_on = \"images\"\n\
          arch = {{ name = \"mlp\", hidden = [16] }}\n\
          [stages.more]\nkind = \"augment\"\nmethod = \"simple\"\ndata = \"split\"\n\
+         [stages.simclr]\nkind = \"pretrain\"\nmethod = \"simclr\"\ndata = \"images\"\nbatch = 256\nepochs = 1\n\
+         arch = {{ name = \"mlp\", hidden = [16] }}\n\
+         [stages.probed]\nkind = \"probe\"\nmodel = \"simclr\"\ndata = \"images\"\n\
          [stages.generated]\nkind = \"augment\"\nmethod = \"arpl\"\ndata = \"split\"\nepochs = 10\nlr = 0.01\ngan_lr = 0.01\n\
          arch = {{ name = \"mlp\", hidden = [8] }}\nnoise = 4\nwidth = 2\ncount = 20\n\
          [stages.salient]\nkind = \"saliency\"\nmodel = \"original\"\ndata = \"split\"\n"
     ));
-    good(place.run(&["run", "r.toml", "loaded", "salient", "more", "generated"]));
+    good(place.run(&["run", "r.toml", "loaded", "salient", "more", "probed", "generated"]));
     let mut found: Vec<(String, String, String)> = objects(place.folder.path())
         .iter()
         .map(|path| {

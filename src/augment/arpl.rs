@@ -154,7 +154,7 @@ impl Augmenter for Confusing {
         let of_classes = |size: [usize; 3]| Arch::new(&setting.arch, count, size, &images.mean, &images.std);
         let network = of_classes(images.size)?.with_branches(2)?;
         let build = |name: &str, shape, classes, size| Arch::build(name, shape, classes, size, &[], &[]);
-        let points = build("reciprocal points", Shape::ReciprocalPoints, count, [network.features(), 1, 1])?;
+        let points = build("reciprocal points", Shape::ReciprocalPoints, count, [network.features()?, 1, 1])?;
         let generator = Shape::DcganGenerator { width: setting.width, side: canvas.side };
         let generator = build("generator", generator, channels, [setting.noise, 1, 1])?;
         let discriminator = Shape::DcganDiscriminator { width: setting.width };

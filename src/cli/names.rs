@@ -11,6 +11,7 @@ fn named() -> Vec<(&'static str, &'static str, &'static str)> {
     let entries = |heading, entries: Vec<&'static Entry>| entries.into_iter().map(move |e| (heading, e.name, e.about));
     let mut all: Vec<_> = STAGES.iter().map(|kind| ("stages", kind.name, kind.about)).collect();
     all.extend(entries("methods", crate::method::entries()));
+    all.extend(entries("pretraining", crate::pretrain::entries()));
     all.extend(entries("augmenters", crate::augment::entries()));
     all.extend(crate::metric::METRICS.iter().map(|metric| ("metrics", metric.name, metric.about)));
     all.extend(dataset::DATASETS.iter().map(|set| ("datasets", set.name, set.about)));
@@ -37,6 +38,7 @@ pub(super) fn list(what: Option<&str>) -> Result<u8> {
 pub(super) fn help(name: &str) -> Result<u8> {
     let entries = [
         crate::method::entries(),
+        crate::pretrain::entries(),
         crate::augment::entries(),
         crate::nn::arch::entries(),
         crate::nn::optim::entries(),

@@ -3,13 +3,14 @@
 //! min KL(l p_bad + (1 - l) p_original || p_student), l = 1 on forget, p = softmax(logits / T), a mean over images. Both
 //! teachers are in evaluation mode.
 
+use super::ssl::{self, Gone};
 use super::{Method, Registered, SCHEDULE, Scene, count, epochs, lr, number, recipe};
 use crate::error::Result;
 use crate::nn::loss::{kl_to, softened};
 use crate::nn::model::{Model, Teacher};
 use crate::nn::optim;
 use crate::settings::{Entry, Field, SHARE, Settings, TEMPERATURE, Type};
-use crate::trainer::Recipe;
+use crate::trainer::{Loss, Recipe};
 
 pub(super) const METHOD: Registered = Registered {
     entry: Entry {
@@ -30,6 +31,7 @@ pub(super) const METHOD: Registered = Registered {
             ),
             Field { default: crate::settings::Default::Is("\"adam\""), ..optim::FIELD },
             SCHEDULE,
+            ssl::FIELD,
         ],
     },
     make: |settings| Ok(Box::new(BadTeaching::new(settings)?)),
@@ -69,7 +71,9 @@ impl BadTeaching {
                 let (bad, good) = (answer(bad)?, answer(&original)?);
                 let forget = batch.y.to_dtype(bad.dtype())?.unsqueeze(1)?;
                 let target = (&good + (bad - &good)?.broadcast_mul(&forget)?)?;
-                Ok((kl_to(&target, &student.train(&batch.x)?.logits, self.temperature)? * share)?)
+                let output = student.train(&batch.x)?;
+                let loss = (kl_to(&target, &output.logits, self.temperature)? * share)?;
+                Ok(Loss::from(loss).and("ssl", scene.ssl(student, &output, batch, Gone::Marked)?))
             })?;
         }
         Ok(())

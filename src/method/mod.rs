@@ -14,17 +14,21 @@ pub mod salun;
 mod scrub;
 mod scrub_joint;
 pub mod ssd;
+pub mod ssl;
 
-use crate::batches::Loader;
+use candle_core::Tensor;
+
+use crate::batches::{Batch, Loader};
 use crate::error::{Error, Result};
 use crate::nn::loss::cross_entropy;
-use crate::nn::model::{Model, Pass};
+use crate::nn::model::{Model, Output, Pass};
 use crate::nn::optim::{self, Rule};
 use crate::nn::schedule::{self, Schedule};
 use crate::rng::Rng;
 use crate::settings::{COUNT, Entry, Field, POSITIVE, Settings};
 use crate::stage::Desk;
-use crate::trainer::{Recipe, Trainer};
+use crate::trainer::{Crew, Recipe, Trainer};
+use ssl::{Gone, Ssl};
 
 /// What a method may see: batches of both sides, and streams to draw from.
 #[derive(Clone)]
@@ -36,6 +40,8 @@ pub struct Scene<'a> {
     pub rng: Rng,
     /// Zeros for parameters that must not move.
     pub mask: Option<Vec<f32>>,
+    /// What adds a self-supervised term to each loss, where the recipe asks for one.
+    pub ssl: Option<&'a Ssl>,
     pub desk: &'a dyn Desk,
 }
 
@@ -43,12 +49,21 @@ impl<'a> Scene<'a> {
     /// Both sides and nothing else.
     #[must_use]
     pub fn new(forget: &'a Loader, retain: &'a Loader, rng: Rng, desk: &'a dyn Desk) -> Self {
-        Self { forget, retain, validation: None, rng, mask: None, desk }
+        Self { forget, retain, validation: None, rng, mask: None, ssl: None, desk }
     }
 
-    /// A trainer of the student for that many steps, under the scene's mask.
+    /// A trainer of the student for that many steps, under the scene's mask; of a self-supervised term's head beside it.
     pub fn trainer<'b>(&'b self, student: &'b mut Model, recipe: &Recipe, steps: usize) -> Result<Trainer<'b>> {
-        Trainer::new(student, recipe, steps, self.mask.clone(), self.desk)
+        let trainer = Trainer::new(student, recipe, steps, self.mask.clone(), self.desk)?;
+        match self.ssl.and_then(Ssl::trained) {
+            Some(head) => Ok(trainer.with("head", head.copy()?, recipe)),
+            None => Ok(trainer),
+        }
+    }
+
+    /// The self-supervised term of a batch whose images gave that output, where there is one.
+    fn ssl(&self, crew: &Crew, output: &Output, batch: &Batch, gone: Gone) -> Result<Option<Tensor>> {
+        self.ssl.map_or(Ok(None), |ssl| ssl.term(crew, output, batch, gone))
     }
 
     /// The same scene where only what both masks leave open may move.

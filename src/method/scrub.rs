@@ -8,12 +8,13 @@
 
 use candle_core::Tensor;
 
+use super::ssl::{self, Gone};
 use super::{Method, OPTIMIZER, Registered, SCHEDULE, Scene, count, epochs, error_rate, lr, number, recipe};
 use crate::error::{Error, Result};
 use crate::nn::loss::{cross_entropy, distill};
 use crate::nn::model::Model;
 use crate::settings::{Entry, Field, NATURAL, POSITIVE, TEMPERATURE, Type};
-use crate::trainer::Recipe;
+use crate::trainer::{Loss, Recipe};
 
 pub(super) const METHOD: Registered = Registered {
     entry: Entry {
@@ -36,6 +37,7 @@ pub(super) const METHOD: Registered = Registered {
             ),
             OPTIMIZER,
             SCHEDULE,
+            ssl::FIELD,
         ],
     },
     make: |settings| {
@@ -72,14 +74,16 @@ impl Method for Scrub {
         for epoch in 0..self.epochs {
             if epoch < self.msteps {
                 trainer.epoch(epoch, scene.forget, |student, batch, _| {
-                    let far = distill(&student.train(&batch.x)?.logits, &teacher.logits(&batch.x)?, self.temperature)?;
-                    Ok((far * -square)?)
+                    let output = student.train(&batch.x)?;
+                    let far = distill(&output.logits, &teacher.logits(&batch.x)?, self.temperature)?;
+                    Ok(Loss::from((far * -square)?).and("ssl", scene.ssl(student, &output, batch, Gone::All)?))
                 })?;
             }
             trainer.epoch(epoch, scene.retain, |student, batch, _| {
-                let logits = student.train(&batch.x)?.logits;
-                let far = distill(&logits, &teacher.logits(&batch.x)?, self.temperature)?;
-                Ok(((cross_entropy(&logits, &batch.y)? * self.gamma)? + (far * (self.alpha * square))?)?)
+                let output = student.train(&batch.x)?;
+                let far = distill(&output.logits, &teacher.logits(&batch.x)?, self.temperature)?;
+                let near = ((cross_entropy(&output.logits, &batch.y)? * self.gamma)? + (far * (self.alpha * square))?)?;
+                Ok(Loss::from(near).and("ssl", scene.ssl(student, &output, batch, Gone::Nothing)?))
             })?;
             if self.rewind {
                 let error = trainer.keep(&format!("error {epoch}"), |student| {

@@ -4,12 +4,13 @@
 
 use candle_core::Tensor;
 
+use super::ssl::{self, Gone};
 use super::{Method, OPTIMIZER, Registered, SCHEDULE, Scene, count, epochs, lr, number, recipe};
 use crate::error::{Error, Result};
 use crate::nn::loss::distill;
 use crate::nn::model::Model;
 use crate::settings::{Entry, Field, TEMPERATURE};
-use crate::trainer::Recipe;
+use crate::trainer::{Loss, Recipe};
 
 pub(super) const METHOD: Registered = Registered {
     entry: Entry {
@@ -23,6 +24,7 @@ pub(super) const METHOD: Registered = Registered {
             Field::or("temperature", TEMPERATURE, "1.0", "softens both outputs"),
             OPTIMIZER,
             SCHEDULE,
+            ssl::FIELD,
         ],
     },
     make: |settings| {
@@ -45,7 +47,9 @@ impl Method for ScrubJoint {
         let mut trainer = scene.trainer(student, &self.recipe, mixed.steps(self.epochs))?;
         for epoch in 0..self.epochs {
             trainer.epoch(epoch, &mixed, |student, batch, _| {
-                joint(&student.train(&batch.x)?.logits, &teacher.logits(&batch.x)?, &batch.y, self.temperature)
+                let output = student.train(&batch.x)?;
+                let loss = joint(&output.logits, &teacher.logits(&batch.x)?, &batch.y, self.temperature)?;
+                Ok(Loss::from(loss).and("ssl", scene.ssl(student, &output, batch, Gone::Marked)?))
             })?;
         }
         Ok(())

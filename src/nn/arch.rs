@@ -217,10 +217,10 @@ impl Arch {
         self.program().map_or(0, |program| program.len())
     }
 
-    /// How many numbers the last layer reads.
-    #[must_use]
-    pub fn features(&self) -> usize {
-        self.program().map_or(0, |program| program.size(program.features))
+    /// Width of the features, which the last layer reads.
+    pub fn features(&self) -> Result<usize> {
+        let program = self.program()?;
+        Ok(program.size(program.features))
     }
 
     /// The layers.

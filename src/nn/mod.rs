@@ -1,6 +1,7 @@
 //! Networks, losses, optimisers, schedules and image transforms: all that methods are written with.
 
 pub mod arch;
+pub mod head;
 pub mod image;
 pub mod init;
 pub mod loss;

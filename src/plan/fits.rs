@@ -14,7 +14,7 @@ type Graph = DiGraph<Step, String>;
 /// A check of one step: what is wrong with it.
 type Check = fn(&Graph, NodeIndex) -> Option<Mistake>;
 
-const CHECKS: &[Check] = &[mask, augment, rewind, classes, rest];
+const CHECKS: &[Check] = &[mask, augment, rewind, classes, rest, unlabelled, reference_network, reference_images];
 
 pub(super) fn mistakes(plan: &Graph) -> Vec<Mistake> {
     plan.node_indices().flat_map(|node| CHECKS.iter().filter_map(move |check| check(plan, node))).collect()
@@ -116,4 +116,49 @@ fn rest(plan: &Graph, node: NodeIndex) -> Option<Mistake> {
     }
     let what = format!("{count} images are to be forgotten, but `{}` has {all} to train on", plan[images].name);
     Some(mistake(plan, node, what, "nothing would be left to retain", images))
+}
+
+/// There are unlabelled images where they are asked for.
+fn unlabelled(plan: &Graph, node: NodeIndex) -> Option<Mistake> {
+    if plan[node].settings.get("part")? != "unlabelled" {
+        return None;
+    }
+    let images = input(plan, node, "data")?;
+    let dataset = dataset::find(plan[images].settings.get("source")?.as_str()?).ok()?;
+    if dataset.counts[2] > 0 {
+        return None;
+    }
+    let having = dataset::DATASETS.iter().filter(|known| known.counts[2] > 0).map(|known| known.name);
+    let help = format!("{} has one", listed(&having.collect::<Vec<_>>(), "and"));
+    let what = format!("`{}` has no unlabelled part", dataset.name);
+    Some(mistake(plan, node, what, "nothing to pretrain on", images).help(help))
+}
+
+/// The network that self-supervision compares with is built as the student is: projections of other features say nothing.
+fn reference_network(plan: &Graph, node: NodeIndex) -> Option<Mistake> {
+    let (model, reference) = (input(plan, node, "model")?, input(plan, node, "ssl.reference")?);
+    if network(plan, model)? == network(plan, reference)? {
+        return None;
+    }
+    let (own, other) = (&plan[model].name, &plan[reference].name);
+    let what = format!("the reference `{other}` is another network than `{own}`");
+    Some(mistake(plan, node, what, "the networks differ", reference))
+}
+
+/// It was pretrained on the same data set.
+fn reference_images(plan: &Graph, node: NodeIndex) -> Option<Mistake> {
+    let images = |node: NodeIndex| {
+        let data = input(plan, node, "data")?;
+        Some(input(plan, data, "data").unwrap_or(data))
+    };
+    let reference = input(plan, node, "ssl.reference")?;
+    let (own, other) = (images(node)?, images(reference)?);
+    if own == other {
+        return None;
+    }
+    let what = format!(
+        "the reference `{}` was pretrained on `{}`, but the split is of `{}`",
+        plan[reference].name, plan[other].name, plan[own].name
+    );
+    Some(mistake(plan, node, what, "another data set", reference))
 }

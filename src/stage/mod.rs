@@ -5,6 +5,8 @@ pub mod checkpoint;
 pub mod compare;
 pub mod dataset;
 pub mod evaluate;
+pub mod pretrain;
+pub mod probe;
 pub mod saliency;
 pub mod split;
 pub mod train;
@@ -136,10 +138,12 @@ pub static STAGES: &[&StageKind] = &[
     &split::KIND,
     &checkpoint::KIND,
     &train::KIND,
+    &pretrain::KIND,
     &augment::KIND,
     &saliency::KIND,
     &unlearn::KIND,
     &evaluate::KIND,
+    &probe::KIND,
     &compare::KIND,
 ];
 

@@ -21,6 +21,11 @@ use crate::rng::Rng;
 use crate::settings::{COUNT, Field, POSITIVE, SEED, Type, read};
 use crate::trainer::{Recipe, Trainer};
 
+pub(super) const DATA: Field = Field::required("data", Type::Stage(&[Kind::Images, Kind::Split]), "what to train on");
+pub(super) const ON: Field =
+    Field::optional("on", Type::Choice(&["retain", "forget"]), "which side of a split; needed where `data` is one");
+pub(super) const ARCH: Field =
+    Field::required("arch", Type::Named { noun: "architecture", entries: arch::entries }, "the network");
 pub(super) const BATCH: Field = Field::or("batch", COUNT, "128", "images a step");
 
 pub const KIND: StageKind = StageKind {
@@ -30,9 +35,9 @@ pub const KIND: StageKind = StageKind {
     version: 2,
     makes: Makes::Always(Kind::Model),
     fields: &[
-        Field::required("data", Type::Stage(&[Kind::Images, Kind::Split]), "what to train on"),
-        Field::optional("on", Type::Choice(&["retain", "forget"]), "which side of a split; needed where `data` is one"),
-        Field::required("arch", Type::Named { noun: "architecture", entries: arch::entries }, "the network"),
+        DATA,
+        ON,
+        ARCH,
         Field::required("epochs", COUNT, "passes over the data"),
         BATCH,
         Field::or("lr", POSITIVE, "0.1", "learning rate"),
@@ -69,20 +74,7 @@ struct Train {
 impl Stage for Train {
     fn run(&self, inputs: &Inputs, context: &Context) -> Result<Artifact> {
         let setting = &self.setting;
-        let (images, indices, words): (Arc<Images>, Vec<u32>, String) =
-            match (inputs.get("data")?, setting.on.as_deref()) {
-                (Artifact::Images(images), None) => {
-                    (images.clone(), (0..images.train.len() as u32).collect(), format!("all of {}", images.name))
-                }
-                (Artifact::Images(_), Some(_)) => {
-                    return Err(Error::invalid("`on` is for a split, but `data` is images: leave it out"));
-                }
-                (Artifact::Split(split), Some(side)) => {
-                    let indices = if side == "forget" { &split.forget } else { &split.retain };
-                    (split.images.clone(), indices.clone(), format!("the {side} set of {}", split.images.name))
-                }
-                _ => return Err(Error::invalid("`data` is a split: say `on = \"retain\"` or `on = \"forget\"`")),
-            };
+        let (images, indices, words) = chosen(inputs, setting.on.as_deref())?;
         let arch = Arch::new(&setting.arch, images.classes.len(), images.size, &images.mean, &images.std)?;
         let rng = Rng::new(setting.seed);
         let mut model = Model::init(&arch, &rng.fork("init"), context.device)?;
@@ -104,5 +96,23 @@ impl Stage for Train {
         }
         let weights = Weights { arch: arch.to_value()?, tensors: model.tensors()?, trained_on: words };
         Ok(Artifact::Model(weights.into()))
+    }
+}
+
+/// The images to train on, as indices into their training part, with words for what they are: all of it, or the side
+/// `on` of a split.
+pub(super) fn chosen(inputs: &Inputs, on: Option<&str>) -> Result<(Arc<Images>, Vec<u32>, String)> {
+    match (inputs.get("data")?, on) {
+        (Artifact::Images(images), None) => {
+            Ok((images.clone(), (0..images.train.len() as u32).collect(), format!("all of {}", images.name)))
+        }
+        (Artifact::Images(_), Some(_)) => {
+            Err(Error::invalid("`on` is for a split, but `data` is images: leave it out"))
+        }
+        (Artifact::Split(split), Some(side)) => {
+            let indices = if side == "forget" { &split.forget } else { &split.retain };
+            Ok((split.images.clone(), indices.clone(), format!("the {side} set of {}", split.images.name)))
+        }
+        _ => Err(Error::invalid("`data` is a split: say `on = \"retain\"` or `on = \"forget\"`")),
     }
 }

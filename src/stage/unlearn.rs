@@ -14,6 +14,7 @@ use crate::batches::{Drawn, Loader};
 use crate::data::{Images, Part, Split};
 use crate::error::{Error, Result};
 use crate::kind::Kind;
+use crate::method::ssl::{self, Ssl};
 use crate::method::{self, Method, Scene};
 use crate::nn::arch::Arch;
 use crate::nn::model::Model;
@@ -51,6 +52,7 @@ struct Setting {
     batch: usize,
     forget_batch: Option<usize>,
     transform: Value,
+    ssl: Option<Value>,
     seed: u64,
 }
 
@@ -85,13 +87,21 @@ impl Stage for Unlearn {
             let batches = (batch, transform, rng.fork(purpose));
             side((split, part), indices, batches, context.device)
         };
-        let retain = side(&part, &split.retain, batch, "retain");
-        let forget = side(&part, &forget, self.setting.forget_batch.unwrap_or(batch), "forget");
+        let ssl = match &self.setting.ssl {
+            Some(setting) => {
+                Ssl::new(setting, inputs.by_role.get("ssl.reference"), &student, &rng.fork("self-supervision"))?
+            }
+            None => None,
+        };
+        let views = ssl.as_ref().and_then(Ssl::views);
+        let retain = side(&part, &split.retain, batch, "retain").seen(views);
+        let forget = side(&part, &forget, self.setting.forget_batch.unwrap_or(batch), "forget").seen(views);
         let unseen = unseen(split);
         let validation = (!unseen.is_empty()).then(|| side(&split.images.validation, &unseen, batch, "validation"));
         let scene = Scene {
             mask,
             validation: validation.as_ref(),
+            ssl: ssl.as_ref(),
             ..Scene::new(&forget, &retain, rng.fork("method"), context.desk)
         };
         self.method.unlearn(&mut student, &scene)?;
@@ -103,12 +113,14 @@ impl Stage for Unlearn {
 /// Mistakes of several settings together.
 fn check(settings: &Settings) -> Vec<(String, String)> {
     let get = |name: &str| settings.get(name).and_then(Value::as_u64);
-    match (get("msteps"), get("epochs")) {
-        (Some(msteps), Some(epochs)) if msteps > epochs => {
-            vec![("msteps".to_owned(), format!("`msteps` is {msteps}, but there are {epochs} epochs"))]
-        }
-        _ => Vec::new(),
+    let mut mistakes = Vec::new();
+    if let (Some(msteps), Some(epochs)) = (get("msteps"), get("epochs"))
+        && msteps > epochs
+    {
+        mistakes.push(("msteps".to_owned(), format!("`msteps` is {msteps}, but there are {epochs} epochs")));
     }
+    mistakes.extend(settings.get("ssl").and_then(ssl::mistake).map(|what| ("ssl".to_owned(), what)));
+    mistakes
 }
 
 /// The model's network; an error where it was made for other images than the split's.

@@ -1,0 +1,63 @@
+//! A desk that stops its stage after some steps, and keeps checkpoints and notes.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use recant::artifact::Encoded;
+use recant::error::{Error, Result};
+use recant::stage::{Desk, Progress};
+
+#[derive(Default)]
+pub struct Halting {
+    /// Steps that may still be begun.
+    left: AtomicUsize,
+    kept: Mutex<Option<Encoded>>,
+    pub notes: Mutex<Vec<String>>,
+}
+
+impl Halting {
+    /// Runs work that is stopped after every so many steps, again and again until it is done; gives what it made in the
+    /// end and how often it was stopped.
+    pub fn through<T>(steps: usize, mut work: impl FnMut(&Self) -> Result<T>) -> (T, usize) {
+        let desk = Self::default();
+        for stopped in 0..1000 {
+            desk.left.store(steps, Ordering::Relaxed);
+            match work(&desk) {
+                Ok(made) => return (made, stopped),
+                Err(Error::Interrupted) => {}
+                Err(error) => panic!("{error}"),
+            }
+        }
+        panic!("it never gets on")
+    }
+
+    /// One that never stops.
+    pub fn never() -> Self {
+        Self { left: usize::MAX.into(), ..Self::default() }
+    }
+}
+
+impl Desk for Halting {
+    fn progress(&self, _: Progress) {}
+
+    fn note(&self, note: &str) {
+        self.notes.lock().unwrap().push(note.to_owned());
+    }
+
+    fn stop(&self) -> bool {
+        self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_err()
+    }
+
+    fn due(&self, _: usize, _: usize) -> bool {
+        false
+    }
+
+    fn restore(&self) -> Result<Option<Encoded>> {
+        Ok(self.kept.lock().unwrap().clone())
+    }
+
+    fn save(&self, checkpoint: &Encoded) -> Result<()> {
+        *self.kept.lock().unwrap() = Some(checkpoint.clone());
+        Ok(())
+    }
+}
