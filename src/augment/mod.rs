@@ -1,6 +1,7 @@
 //! Augmenters: more forget samples from few. Each a file with its settings and one function; a newcomer adds a file and an
 //! entry of `AUGMENTERS`.
 
+pub mod opengan;
 mod simple;
 
 use std::sync::Arc;
@@ -27,7 +28,7 @@ pub struct Registered {
 }
 
 /// The augmenters, as a recipe names them.
-pub static AUGMENTERS: &[Registered] = &[simple::AUGMENTER];
+pub static AUGMENTERS: &[Registered] = &[simple::AUGMENTER, opengan::AUGMENTER];
 
 #[must_use]
 pub fn entries() -> Vec<&'static Entry> {

@@ -85,8 +85,8 @@ impl Method for Scrub {
                 let error = trainer.keep(&format!("error {epoch}"), |student| {
                     Ok(Tensor::new(error_rate(student, scene.forget)?, &candle_core::Device::Cpu)?)
                 })?;
-                let theta = trainer.keep(&format!("theta {epoch}"), Model::theta_tensor)?;
-                let stats = trainer.keep(&format!("stats {epoch}"), Model::stats)?;
+                let theta = trainer.keep(&format!("theta {epoch}"), |student| student.theta_tensor())?;
+                let stats = trainer.keep(&format!("stats {epoch}"), |student| student.stats())?;
                 states.push((error.to_scalar::<f64>()?, theta, stats));
             }
         }

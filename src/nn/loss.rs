@@ -3,6 +3,7 @@
 //! (`composed`), with the same gradients.
 
 pub mod arpl;
+mod bce;
 pub mod composed;
 mod fused;
 pub mod ssl;
@@ -11,6 +12,7 @@ use candle_core::{DType, Tensor};
 
 use crate::error::{Error, Result};
 
+pub use bce::binary_cross_entropy;
 pub use ssl::{nt_xent, nt_xent_original, simple_ssl};
 
 /// Mean cross-entropy of logits `[B, C]` with labels `[B]` (u32).

@@ -5,6 +5,7 @@ pub mod checkpoint;
 pub mod compare;
 pub mod dataset;
 pub mod evaluate;
+pub mod features;
 pub mod saliency;
 pub mod split;
 pub mod train;
@@ -136,6 +137,7 @@ pub static STAGES: &[&StageKind] = &[
     &split::KIND,
     &checkpoint::KIND,
     &train::KIND,
+    &features::KIND,
     &augment::KIND,
     &saliency::KIND,
     &unlearn::KIND,

@@ -36,6 +36,12 @@ pub fn kl_to(target: &Tensor, student: &Tensor, temperature: f64) -> Result<Tens
     Ok((&target * (log - log_softmax(student, temperature)?)?)?.sum(1)?.mean(0)?)
 }
 
+pub fn binary_cross_entropy(probability: &Tensor, target: f64) -> Result<Tensor> {
+    let log = |p: &Tensor| -> Result<Tensor> { Ok(p.maximum(f64::from(f32::MIN_POSITIVE))?.log()?.mean_all()?) };
+    let (hit, miss) = (log(probability)?, log(&probability.affine(-1.0, 1.0)?)?);
+    Ok(((hit * -target)? - (miss * (1.0 - target))?)?)
+}
+
 fn units(rows: &Tensor) -> Result<Tensor> {
     // The guard keeps the slope finite where a row is zero.
     let length = (rows.sqr()?.sum_keepdim(1)? + 1e-24)?.sqrt()?;
