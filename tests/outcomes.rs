@@ -10,6 +10,7 @@ use crate::support::place::{Place, SMALL, good, object, objects};
 
 /// Kind with version, stage, and what it made.
 const OUTCOMES: &[(&str, &str, &str)] = &[
+    ("augment 1", "made", "2080 values, sum 54.689, length 6.927"),
     ("augment 1", "more", "9360 values, sum 893811.000, length 11741.890"),
     ("checkpoint 1", "loaded", "1210 values, sum 0.266, length 9.486"),
     ("compare 2", "table", "\"retrained\" 0.00 \"original\" 1.93 \"unlearned\" 2.68"),
@@ -17,6 +18,7 @@ const OUTCOMES: &[(&str, &str, &str)] = &[
     ("evaluate 1", "evaluate(original, split)", "17970 values, sum -4020.967, length 816.617"),
     ("evaluate 1", "evaluate(retrained, split)", "17970 values, sum -3690.173, length 906.321"),
     ("evaluate 1", "evaluate(unlearned, split)", "17970 values, sum -4828.229, length 834.582"),
+    ("features 1", "seen", "30549 values, sum 46332.183, length 477.991"),
     ("saliency 1", "salient", "1210 values, sum 605.000, length 24.597"),
     ("split 1", "split", "e09088a5f79b6705"),
     ("train 2", "original", "1210 values, sum 0.266, length 9.486"),
@@ -60,9 +62,11 @@ fn a_changed_result_needs_a_raised_version_of_its_kind() {
         "{SMALL}\n[stages.loaded]\nkind = \"checkpoint\"\npath = \"m.safetensors\"\ntrained_on = \"images\"\n\
          arch = {{ name = \"mlp\", hidden = [16] }}\n\
          [stages.more]\nkind = \"augment\"\nmethod = \"simple\"\ndata = \"split\"\n\
+         [stages.seen]\nkind = \"features\"\nmodel = \"original\"\ndata = \"split\"\n\
+         [stages.made]\nkind = \"augment\"\nmethod = \"opengan\"\nfeatures = \"seen\"\nepochs = 2\n\
          [stages.salient]\nkind = \"saliency\"\nmodel = \"original\"\ndata = \"split\"\n"
     ));
-    good(place.run(&["run", "r.toml", "loaded", "salient", "more"]));
+    good(place.run(&["run", "r.toml", "loaded", "salient", "more", "made"]));
     let mut found: Vec<(String, String, String)> = objects(place.folder.path())
         .iter()
         .map(|path| {
