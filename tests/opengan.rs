@@ -201,23 +201,41 @@ fn moments(rows: &Tensor) -> (Vec<f32>, Vec<f32>) {
     (mean.to_vec1().unwrap(), rows.var(0).unwrap().sqrt().unwrap().to_vec1().unwrap())
 }
 
+/// Averages over the features, since adversaries never come to rest; an untrained generator is 1.7 away and has no spread.
 #[test]
-fn the_generator_learns_mean_and_spread_of_the_forget_features() {
+fn the_generator_comes_near_mean_and_spread_of_the_forget_features() {
     let features = features(8);
     for outliers in ["none", "retain"] {
-        let more = std::env::var("TUNE").unwrap();
-        let mut more: serde_json::Value = serde_json::from_str(&more).unwrap();
-        more["outliers"] = json!(outliers);
+        let more = json!({ "outliers": outliers, "epochs": 250, "batch": 50, "lr": 0.002, "noise": 10, "width": 8,
+            "select_every": 0 });
         let (model, _) = generator(&features, &more, &Halting::default());
         let mut rng = Rng::new(8).fork("noise");
         let noise = (0..2000 * 10).map(|_| rng.normal()).collect();
         let noise = Tensor::from_vec(noise, (2000, 10, 1, 1), &CPU).unwrap();
         let (mean, spread) = moments(&model.logits(&noise).unwrap());
         let (wanted, wide) = moments(&features.parts["forget"].0);
-        let far = mean.iter().zip(&wanted).map(|(m, w)| (m - w).abs()).fold(0.0, f32::max);
-        let ratios: Vec<f32> = spread.iter().zip(&wide).map(|(s, w)| s / w).collect();
-        println!("{outliers} {far} {ratios:?}");
+        let average = |values: Vec<f32>| values.iter().sum::<f32>() / values.len() as f32;
+        let far = average(mean.iter().zip(&wanted).map(|(m, w)| (m - w).abs()).collect());
+        let ratio = average(spread.iter().zip(&wide).map(|(s, w)| s / w).collect());
+        assert!(far < 0.4 && (0.5..1.6).contains(&ratio), "{outliers}: {far} away, {ratio} times as wide");
     }
+}
+
+#[test]
+fn binary_cross_entropy_is_pytorchs_at_the_ends_and_stays_no_number() {
+    let at = |p: f32, target: f64| {
+        let p = Var::from_slice(&[p], 1, &CPU).unwrap();
+        let loss = binary_cross_entropy(&p, target).unwrap();
+        let slope = loss.backward().unwrap().get(&p).unwrap().to_vec1::<f32>().unwrap()[0];
+        (loss.to_scalar::<f32>().unwrap(), slope)
+    };
+    assert_eq!(at(0.0, 1.0), (100.0, -1e12));
+    assert_eq!(at(1.0, 0.0), (100.0, 1e12));
+    assert_eq!(at(1.0, 1.0), (0.0, 0.0));
+    let (value, slope) = at(f32::NAN, 1.0);
+    assert!(value.is_nan() && slope.is_nan());
+    assert!(binary_cross_entropy(&Tensor::zeros(0, DType::F32, &CPU).unwrap(), 1.0).is_err());
+    assert!(binary_cross_entropy(&Tensor::zeros(1, DType::F32, &CPU).unwrap(), 1.5).is_err());
 }
 
 fn bits(tensor: &Tensor) -> Vec<u32> {
