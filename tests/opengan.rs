@@ -272,7 +272,7 @@ fn the_epoch_is_chosen_on_validation_features() {
     features.parts.insert("validation".into(), (rows, labels.iter().map(|label| 1 - label).collect()));
     let (chosen, note) = made(&features, 12, 2);
     let epoch: usize = note.split("epoch ").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
-    assert!(epoch % 2 == 0 && epoch < 12, "{note}");
+    assert!(epoch.is_multiple_of(2) && epoch < 12, "{note}");
     assert_eq!(chosen, made(&features, epoch, 0).0, "{note}");
     assert_ne!(chosen, made(&features, 12, 0).0);
     features.parts.remove("validation");
@@ -406,8 +406,11 @@ fn a_generator_of_another_network_is_refused() {
 fn features_are_those_of_the_layer_image_by_image() {
     let (model, forget, _) = tiny();
     let Loader::Drawn(drawn) = &forget else { panic!() };
-    let weights =
-        Weights { arch: model.arch().to_value().unwrap(), tensors: model.tensors().unwrap(), trained_on: "".into() };
+    let weights = Weights {
+        arch: model.arch().to_value().unwrap(),
+        tensors: model.tensors().unwrap(),
+        trained_on: String::new(),
+    };
     let split = Split::new(drawn.images.clone(), vec![2, 7], Vec::new()).unwrap();
     let run = |layer: &str| {
         let settings = json!({ "layer": layer }).as_object().unwrap().clone();

@@ -40,7 +40,7 @@ impl Fakes {
         let mut noise = vec![0.0_f32; images * each];
         noise.par_chunks_mut(each).enumerate().for_each(|(image, noise)| {
             let mut draws = rng.at(image as u64);
-            noise.iter_mut().for_each(|value| *value = draws.normal());
+            noise.fill_with(|| draws.normal());
         });
         let noise = Tensor::from_vec(noise, (images * self.candidates, self.noise, 1, 1), &self.device)?;
         let made = self.generator.logits(&noise)?;
@@ -67,7 +67,7 @@ pub(super) struct Second<'a> {
     rng: Rng,
 }
 
-impl<'a> Scene<'a> {
+impl Scene<'_> {
     /// Where the scene has a generator: it is the original's features that made-up ones are near to, and that teacher's
     /// last layer that answers.
     pub(super) fn second<'b>(&'b self, original: &'b Teacher, answers: &Teacher) -> Result<Option<Second<'b>>> {
