@@ -407,7 +407,7 @@ fn every_setting_of_every_method_counts() {
         let fakes = crate::opengan::fakes(student.arch(), 12);
         let scene = Scene {
             validation: Some(&retain),
-            fakes: Some(&fakes),
+            fakes: settings.contains_key("fake_teacher").then_some(&fakes),
             ..Scene::new(&forget, &retain, Rng::new(9), &NoDesk)
         };
         method::make(name, settings).unwrap().unlearn(&mut student, &scene).unwrap();

@@ -264,8 +264,9 @@ fn the_epoch_is_chosen_on_validation_features() {
         let desk = Halting::default();
         let more =
             json!({ "epochs": epochs, "batch": 150, "lr": 0.0005, "noise": 5, "width": 2, "select_every": every });
-        let theta = generator(features, &more, &desk).0.theta_tensor().unwrap();
-        (bits(&theta), desk.notes.lock().unwrap().concat())
+        let made = generator(features, &more, &desk).0;
+        let all = Tensor::cat(&[made.theta_tensor().unwrap(), made.stats().unwrap()], 0).unwrap();
+        (bits(&all), desk.notes.lock().unwrap().concat())
     };
     // validation features that turn the rule round: the worse the discriminator, the better the score
     let (rows, labels) = features.parts["validation"].clone();
