@@ -132,12 +132,12 @@ impl<'a> Trainer<'a> {
 
     /// Keeps something that a method carries from epoch to epoch, through interruptions too. `make` is asked where it is
     /// not kept already.
-    pub fn keep(&mut self, name: &str, make: impl FnOnce(&Model) -> Result<Tensor>) -> Result<Tensor> {
+    pub fn keep(&mut self, name: &str, make: impl FnOnce(&Crew) -> Result<Tensor>) -> Result<Tensor> {
         self.restore()?;
         if let Some(kept) = self.kept.get(name) {
             return Ok(kept.clone());
         }
-        let made = make(self.student())?;
+        let made = make(&self.crew)?;
         self.kept.insert(name.to_owned(), made.clone());
         Ok(made)
     }

@@ -19,6 +19,7 @@ mod methods;
 mod metrics;
 mod network;
 mod numerics;
+mod opengan;
 mod optimisers;
 mod outcomes;
 mod pretrain;

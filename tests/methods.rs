@@ -302,7 +302,7 @@ fn golden_ssd() {
 }
 
 /// Sixteen images of 2x2 in four classes, two of which are to be forgotten.
-fn tiny() -> (Model, Loader, Loader) {
+pub fn tiny() -> (Model, Loader, Loader) {
     tiny_of(&json!({"name": "mlp", "hidden": [12]}), 2)
 }
 
@@ -404,7 +404,12 @@ fn other(field: &recant::settings::Field, value: &Value) -> Option<Value> {
 fn every_setting_of_every_method_counts() {
     let outcome = |name: &str, settings: &Settings| {
         let (mut student, forget, retain) = tiny();
-        let scene = Scene { validation: Some(&retain), ..Scene::new(&forget, &retain, Rng::new(9), &NoDesk) };
+        let fakes = crate::opengan::fakes(student.arch(), 12);
+        let scene = Scene {
+            validation: Some(&retain),
+            fakes: settings.contains_key("fake_teacher").then_some(&fakes),
+            ..Scene::new(&forget, &retain, Rng::new(9), &NoDesk)
+        };
         method::make(name, settings).unwrap().unlearn(&mut student, &scene).unwrap();
         student.theta().unwrap().into_iter().map(f32::to_bits).collect::<Vec<u32>>()
     };

@@ -11,6 +11,7 @@ use crate::support::place::{Place, SMALL, good, object, objects};
 /// Kind with version, stage, and what it made.
 const OUTCOMES: &[(&str, &str, &str)] = &[
     ("augment 1", "generated", "1300 values, sum 134499.000, length 4634.657"),
+    ("augment 1", "made", "2080 values, sum 54.689, length 6.927"),
     ("augment 1", "more", "9360 values, sum 893811.000, length 11741.890"),
     ("checkpoint 1", "loaded", "1210 values, sum 0.266, length 9.486"),
     ("compare 2", "table", "\"retrained\" 0.00 \"original\" 1.93 \"unlearned\" 2.68"),
@@ -18,6 +19,7 @@ const OUTCOMES: &[(&str, &str, &str)] = &[
     ("evaluate 1", "evaluate(original, split)", "17970 values, sum -4020.967, length 816.617"),
     ("evaluate 1", "evaluate(retrained, split)", "17970 values, sum -3690.173, length 906.321"),
     ("evaluate 1", "evaluate(unlearned, split)", "17970 values, sum -4828.229, length 834.582"),
+    ("features 1", "seen", "30549 values, sum 46332.183, length 477.991"),
     ("pretrain 1", "simclr", "3658 values, sum 7.016, length 7.798"),
     ("probe 1", "probed", "718 values, sum 3213.000, length 140.346"),
     ("saliency 1", "salient", "1210 values, sum 605.000, length 24.597"),
@@ -68,9 +70,11 @@ fn a_changed_result_needs_a_raised_version_of_its_kind() {
          [stages.probed]\nkind = \"probe\"\nmodel = \"simclr\"\ndata = \"images\"\n\
          [stages.generated]\nkind = \"augment\"\nmethod = \"arpl\"\ndata = \"split\"\nepochs = 10\nlr = 0.01\ngan_lr = 0.01\n\
          arch = {{ name = \"mlp\", hidden = [8] }}\nnoise = 4\nwidth = 2\ncount = 20\n\
+         [stages.seen]\nkind = \"features\"\nmodel = \"original\"\ndata = \"split\"\n\
+         [stages.made]\nkind = \"augment\"\nmethod = \"opengan\"\nfeatures = \"seen\"\nepochs = 2\n\
          [stages.salient]\nkind = \"saliency\"\nmodel = \"original\"\ndata = \"split\"\n"
     ));
-    good(place.run(&["run", "r.toml", "loaded", "salient", "more", "probed", "generated"]));
+    good(place.run(&["run", "r.toml", "loaded", "salient", "more", "probed", "generated", "made"]));
     let mut found: Vec<(String, String, String)> = objects(place.folder.path())
         .iter()
         .map(|path| {

@@ -2,6 +2,7 @@
 //! entry of `AUGMENTERS`.
 
 pub mod arpl;
+pub mod opengan;
 mod simple;
 
 use std::sync::Arc;
@@ -28,7 +29,7 @@ pub struct Registered {
 }
 
 /// The augmenters, as a recipe names them.
-pub static AUGMENTERS: &[Registered] = &[simple::AUGMENTER, arpl::AUGMENTER];
+pub static AUGMENTERS: &[Registered] = &[simple::AUGMENTER, arpl::AUGMENTER, opengan::AUGMENTER];
 
 #[must_use]
 pub fn entries() -> Vec<&'static Entry> {

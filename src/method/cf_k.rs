@@ -16,6 +16,7 @@ pub(super) const METHOD: Registered = Registered {
         version: 1,
         fields: &[epochs("10"), lr("0.01"), PARTS, OPTIMIZER, SCHEDULE],
     },
+    teacher: false,
     make: |settings| Ok(Box::new(CfK::new(settings)?)),
 };
 

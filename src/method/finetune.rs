@@ -16,6 +16,7 @@ pub(super) const METHOD: Registered = Registered {
         version: 1,
         fields: &[epochs("10"), lr("0.01"), OPTIMIZER, SCHEDULE],
     },
+    teacher: false,
     make: |settings| Ok(Box::new(Finetune { epochs: count(settings, "epochs")?, recipe: recipe(settings)? })),
 };
 

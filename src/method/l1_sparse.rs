@@ -22,6 +22,7 @@ pub(super) const METHOD: Registered = Registered {
             SCHEDULE,
         ],
     },
+    teacher: false,
     make: |settings| {
         let gamma = number(settings, "gamma")?;
         Ok(Box::new(L1Sparse { epochs: count(settings, "epochs")?, gamma, recipe: recipe(settings)? }))

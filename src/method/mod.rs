@@ -4,6 +4,7 @@
 pub mod bad_teaching;
 mod cf_k;
 mod eu_k;
+pub mod fakes;
 mod finetune;
 mod l1_sparse;
 mod neggrad;
@@ -12,7 +13,7 @@ mod nothing;
 pub mod random_label;
 pub mod salun;
 mod scrub;
-mod scrub_joint;
+pub mod scrub_joint;
 pub mod ssd;
 pub mod ssl;
 
@@ -28,6 +29,7 @@ use crate::rng::Rng;
 use crate::settings::{COUNT, Entry, Field, POSITIVE, Settings};
 use crate::stage::Desk;
 use crate::trainer::{Crew, Recipe, Trainer};
+pub use fakes::Fakes;
 use ssl::{Gone, Ssl};
 
 /// What a method may see: batches of both sides, and streams to draw from.
@@ -38,6 +40,8 @@ pub struct Scene<'a> {
     /// Images like those to forget that no model was trained on, where the data set keeps some apart.
     pub validation: Option<&'a Loader>,
     pub rng: Rng,
+    /// Features made up by a generator, for methods that follow a teacher.
+    pub fakes: Option<&'a Fakes>,
     /// Zeros for parameters that must not move.
     pub mask: Option<Vec<f32>>,
     /// What adds a self-supervised term to each loss, where the recipe asks for one.
@@ -49,7 +53,7 @@ impl<'a> Scene<'a> {
     /// Both sides and nothing else.
     #[must_use]
     pub fn new(forget: &'a Loader, retain: &'a Loader, rng: Rng, desk: &'a dyn Desk) -> Self {
-        Self { forget, retain, validation: None, rng, mask: None, ssl: None, desk }
+        Self { forget, retain, validation: None, fakes: None, rng, mask: None, ssl: None, desk }
     }
 
     /// A trainer of the student for that many steps, under the scene's mask; of a self-supervised term's head beside it.
@@ -85,6 +89,8 @@ pub trait Method: std::fmt::Debug + Send + Sync {
 #[derive(Debug)]
 pub struct Registered {
     pub entry: Entry,
+    /// Whether it follows a teacher's answers: then a generator may give it a second one.
+    pub teacher: bool,
     pub make: fn(&Settings) -> Result<Box<dyn Method>>,
 }
 
@@ -108,6 +114,12 @@ pub static METHODS: &[Registered] = &[
 #[must_use]
 pub fn entries() -> Vec<&'static Entry> {
     METHODS.iter().map(|method| &method.entry).collect()
+}
+
+/// The names of those that follow a teacher.
+#[must_use]
+pub fn with_teachers() -> Vec<&'static str> {
+    METHODS.iter().filter(|method| method.teacher).map(|method| method.entry.name).collect()
 }
 
 pub fn make(name: &str, settings: &Settings) -> Result<Box<dyn Method>> {

@@ -22,6 +22,7 @@ pub(super) const METHOD: Registered = Registered {
             SCHEDULE,
         ],
     },
+    teacher: false,
     make: |settings| {
         let weight = number(settings, "weight")?;
         Ok(Box::new(NegGrad { epochs: count(settings, "epochs")?, weight, recipe: recipe(settings)? }))

@@ -23,6 +23,7 @@ pub(super) const METHOD: Registered = Registered {
             SCHEDULE,
         ],
     },
+    teacher: false,
     make: |settings| {
         let a = number(settings, "a")?;
         Ok(Box::new(NegGradPlus { epochs: count(settings, "epochs")?, a, recipe: recipe(settings)? }))

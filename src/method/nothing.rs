@@ -7,6 +7,7 @@ use crate::settings::Entry;
 
 pub(super) const METHOD: Registered = Registered {
     entry: Entry { name: "nothing", about: "the original as it is, a control", paper: "", version: 1, fields: &[] },
+    teacher: false,
     make: |_| Ok(Box::new(Nothing)),
 };
 

@@ -26,6 +26,7 @@ pub(super) const METHOD: Registered = Registered {
             SCHEDULE,
         ],
     },
+    teacher: false,
     make: |settings| Ok(Box::new(RandomLabel::new(settings)?)),
 };
 

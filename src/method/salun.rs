@@ -36,6 +36,7 @@ pub(super) const METHOD: Registered = Registered {
             SCHEDULE,
         ],
     },
+    teacher: false,
     make: |settings| {
         let (keep, inner) = (number(settings, "keep")?, RandomLabel::new(settings)?);
         Ok(Box::new(Salun { keep, soft: settings.get("soft").is_some_and(|soft| soft == true), inner }))

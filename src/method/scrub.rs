@@ -1,6 +1,7 @@
 //! SCRUB: Kurmanji et al., NeurIPS 2023, <https://arxiv.org/abs/2302.09880>. With d = T^2 KL(original || student), both
 //! softened by T: max steps on the forget set minimise -d, min steps on the retain set gamma CE_r + alpha d. In each
-//! epoch first the max steps, in the first `msteps` epochs, then the min steps; one optimiser does both.
+//! epoch first the max steps, in the first `msteps` epochs, then the min steps; one optimiser does both. With a generator of
+//! features d is the sum over both teachers, as in `scrub_joint`.
 //!
 //! SCRUB+R (section 3.2, rewinding), for requests where privacy counts: forgetting too much shows as well as too little. Of
 //! all epochs the one is taken whose error on the forget set is nearest to the error that the last one has on images of
@@ -40,6 +41,7 @@ pub(super) const METHOD: Registered = Registered {
             ssl::FIELD,
         ],
     },
+    teacher: true,
     make: |settings| {
         Ok(Box::new(Scrub {
             epochs: count(settings, "epochs")?,
@@ -68,20 +70,26 @@ impl Method for Scrub {
     fn unlearn(&self, student: &mut Model, scene: &Scene) -> Result<()> {
         let teacher = student.teacher()?;
         let square = self.temperature * self.temperature;
+        let second = scene.second(&teacher, &teacher)?;
+        let far = |student: &Tensor, x: &Tensor, at: (&str, usize, usize)| -> Result<Tensor> {
+            let far = distill(student, &teacher.logits(x)?, self.temperature)?;
+            let Some(second) = &second else { return Ok(far) };
+            Ok((far + distill(student, &second.logits(x, at)?, self.temperature)?)?)
+        };
         let steps = scene.forget.steps(self.msteps.min(self.epochs)) + scene.retain.steps(self.epochs);
         let mut trainer = scene.trainer(student, &self.recipe, steps)?;
         let mut states = Vec::new();
         for epoch in 0..self.epochs {
             if epoch < self.msteps {
-                trainer.epoch(epoch, scene.forget, |student, batch, _| {
+                trainer.epoch(epoch, scene.forget, |student, batch, index| {
                     let output = student.train(&batch.x)?;
-                    let far = distill(&output.logits, &teacher.logits(&batch.x)?, self.temperature)?;
+                    let far = far(&output.logits, &batch.x, ("forget", epoch, index))?;
                     Ok(Loss::from((far * -square)?).and("ssl", scene.ssl(student, &output, batch, Gone::All)?))
                 })?;
             }
-            trainer.epoch(epoch, scene.retain, |student, batch, _| {
+            trainer.epoch(epoch, scene.retain, |student, batch, index| {
                 let output = student.train(&batch.x)?;
-                let far = distill(&output.logits, &teacher.logits(&batch.x)?, self.temperature)?;
+                let far = far(&output.logits, &batch.x, ("retain", epoch, index))?;
                 let near = ((cross_entropy(&output.logits, &batch.y)? * self.gamma)? + (far * (self.alpha * square))?)?;
                 Ok(Loss::from(near).and("ssl", scene.ssl(student, &output, batch, Gone::Nothing)?))
             })?;
@@ -89,8 +97,8 @@ impl Method for Scrub {
                 let error = trainer.keep(&format!("error {epoch}"), |student| {
                     Ok(Tensor::new(error_rate(student, scene.forget)?, &candle_core::Device::Cpu)?)
                 })?;
-                let theta = trainer.keep(&format!("theta {epoch}"), Model::theta_tensor)?;
-                let stats = trainer.keep(&format!("stats {epoch}"), Model::stats)?;
+                let theta = trainer.keep(&format!("theta {epoch}"), |student| student.theta_tensor())?;
+                let stats = trainer.keep(&format!("stats {epoch}"), |student| student.stats())?;
                 states.push((error.to_scalar::<f64>()?, theta, stats));
             }
         }

@@ -1,6 +1,7 @@
 //! SCRUB in one step, as the research repository that Recant replaces had it: towards the original on the retain images of
 //! a mixed batch and away from it on the forget images, 0.5 (KL_r n_r - KL_f n_f) / B with KL(p_original || p_student) as
-//! a mean over a side's images. No cross-entropy and no square of the temperature. A side may be empty.
+//! a mean over a side's images. No cross-entropy and no square of the temperature. A side may be empty. With a generator of
+//! features the same with the second teacher is added.
 
 use candle_core::Tensor;
 
@@ -27,6 +28,7 @@ pub(super) const METHOD: Registered = Registered {
             ssl::FIELD,
         ],
     },
+    teacher: true,
     make: |settings| {
         let temperature = number(settings, "temperature")?;
         Ok(Box::new(ScrubJoint { epochs: count(settings, "epochs")?, temperature, recipe: recipe(settings)? }))
@@ -43,12 +45,17 @@ struct ScrubJoint {
 impl Method for ScrubJoint {
     fn unlearn(&self, student: &mut Model, scene: &Scene) -> Result<()> {
         let teacher = student.teacher()?;
+        let second = scene.second(&teacher, &teacher)?;
         let mixed = scene.forget.mixed(scene.retain);
         let mut trainer = scene.trainer(student, &self.recipe, mixed.steps(self.epochs))?;
         for epoch in 0..self.epochs {
-            trainer.epoch(epoch, &mixed, |student, batch, _| {
+            trainer.epoch(epoch, &mixed, |student, batch, index| {
+                let mut teachers = vec![teacher.logits(&batch.x)?];
+                if let Some(second) = &second {
+                    teachers.push(second.logits(&batch.x, ("mixed", epoch, index))?);
+                }
                 let output = student.train(&batch.x)?;
-                let loss = joint(&output.logits, &teacher.logits(&batch.x)?, &batch.y, self.temperature)?;
+                let loss = loss(&output.logits, &teachers, &batch.y, self.temperature)?;
                 Ok(Loss::from(loss).and("ssl", scene.ssl(student, &output, batch, Gone::Marked)?))
             })?;
         }
@@ -56,7 +63,13 @@ impl Method for ScrubJoint {
     }
 }
 
-/// The loss; `forget` is 1 for images to forget, 0 for others.
+/// The loss: a sum over teachers, of logits `[B, C]`; `forget` is 1 for images to forget, 0 for others.
+pub fn loss(student: &Tensor, teachers: &[Tensor], forget: &Tensor, temperature: f64) -> Result<Tensor> {
+    let mut terms = teachers.iter().map(|teacher| joint(student, teacher, forget, temperature));
+    let first = terms.next().ok_or_else(|| Error::invalid("there is no teacher"))??;
+    terms.try_fold(first, |sum, term| Ok((sum + term?)?))
+}
+
 fn joint(student: &Tensor, teacher: &Tensor, forget: &Tensor, temperature: f64) -> Result<Tensor> {
     let sides = forget.to_vec1::<u32>()?;
     let mut loss: Option<Tensor> = None;

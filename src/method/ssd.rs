@@ -20,6 +20,7 @@ pub(super) const METHOD: Registered = Registered {
             Field::or("lambda", POSITIVE, "1.0", "what the ratio of importances is multiplied by"),
         ],
     },
+    teacher: false,
     make: |settings| Ok(Box::new(Ssd { alpha: number(settings, "alpha")?, lambda: number(settings, "lambda")? })),
 };
 

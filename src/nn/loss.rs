@@ -3,6 +3,7 @@
 //! (`composed`), with the same gradients.
 
 pub mod arpl;
+mod bce;
 pub mod composed;
 mod fused;
 pub mod ssl;
@@ -11,6 +12,7 @@ use candle_core::{DType, Tensor};
 
 use crate::error::{Error, Result};
 
+pub use bce::binary_cross_entropy;
 pub use ssl::{nt_xent, nt_xent_original, simple_ssl};
 
 /// Mean cross-entropy of logits `[B, C]` with labels `[B]` (u32).
@@ -46,26 +48,6 @@ pub fn smoothed_cross_entropy(logits: &Tensor, labels: &Tensor, smoothing: f64) 
             slope[label as usize] -= (1.0 - smoothing) * share;
         }
         (sum * share, gradient)
-    })
-}
-
-/// Mean of -t log p - (1 - t) log(1 - p) for probabilities p, a tensor of any shape, and one target t in [0, 1] for all.
-/// As in PyTorch logarithms are -100 at least and the slope's p (1 - p) is 1e-12 at least.
-pub fn binary_cross_entropy(probabilities: &Tensor, target: f64) -> Result<Tensor> {
-    let count = probabilities.elem_count();
-    if count == 0 || !(0.0..=1.0).contains(&target) {
-        return Err(Error::invalid(format!("{count} probabilities and the target {target}: none may be missing")));
-    }
-    if !probabilities.device().is_cpu() {
-        return composed::binary_cross_entropy(probabilities, target);
-    }
-    fused::one("binary_cross_entropy", probabilities, move |p| {
-        let share = 1.0 / count as f64;
-        // what is no number stays so: `max` would hide it
-        let log = |x: f64| if x < f64::exp(-100.0) { -100.0 } else { x.ln() };
-        let value = p.iter().map(|&p| target * log(p) + (1.0 - target) * log(1.0 - p)).sum::<f64>();
-        let slope = p.iter().map(|&p| (p - target) / (p * (1.0 - p)).max(1e-12) * share);
-        (-value * share, slope.collect())
     })
 }
 

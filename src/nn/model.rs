@@ -1,6 +1,7 @@
 //! A network with its weights, as methods see it: all parameters are one vector theta, batch-norm statistics another.
 //! Theta holds the parameters in the order of `Model::spans`, each in PyTorch's layout and row-major.
 
+mod head;
 mod mask;
 mod pass;
 mod penalty;

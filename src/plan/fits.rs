@@ -8,13 +8,16 @@ use serde_json::Value;
 use super::Step;
 use crate::dataset::{self, Dataset};
 use crate::error::{Mistake, listed, nearest};
+use crate::kind::Kind;
+use crate::method::with_teachers;
 
 type Graph = DiGraph<Step, String>;
 
 /// A check of one step: what is wrong with it.
 type Check = fn(&Graph, NodeIndex) -> Option<Mistake>;
 
-const CHECKS: &[Check] = &[mask, augment, rewind, classes, rest, unlabelled, reference_network, reference_images];
+const CHECKS: &[Check] =
+    &[mask, augment, generator, rewind, classes, rest, unlabelled, reference_network, reference_images];
 
 pub(super) fn mistakes(plan: &Graph) -> Vec<Mistake> {
     plan.node_indices().flat_map(|node| CHECKS.iter().filter_map(move |check| check(plan, node))).collect()
@@ -61,6 +64,30 @@ fn augment(plan: &Graph, node: NodeIndex) -> Option<Mistake> {
     let (own, other) = (&plan[data].name, &plan[more].name);
     let what = format!("the images of `{other}` were not made from the split `{own}`");
     Some(mistake(plan, node, what, "would forget other images", more))
+}
+
+/// A generator is for methods that follow a teacher, and imitates what the last layer of the model that forgets reads.
+fn generator(plan: &Graph, node: NodeIndex) -> Option<Mistake> {
+    let made = input(plan, node, "augment").filter(|&made| plan[made].makes == Kind::Generator)?;
+    let name = &plan[made].name;
+    let (method, teachers) = (plan[node].settings.get("method")?.as_str()?, with_teachers());
+    if !teachers.contains(&method) {
+        let those = listed(&teachers, "and");
+        let what = format!("`{method}` follows no teacher, so the generator `{name}` is of no use to it; {those} do");
+        return Some(mistake(plan, node, what, "follows no teacher", made));
+    }
+    let features = input(plan, made, "features")?;
+    for role in ["model", "data"] {
+        let (own, other) = (input(plan, node, role)?, input(plan, features, role)?);
+        if own != other {
+            let (own, other) = (&plan[own].name, &plan[other].name);
+            let what = format!("the generator `{name}` was trained on features with the {role} `{other}`, not `{own}`");
+            return Some(mistake(plan, node, what, "would follow other features", made));
+        }
+    }
+    let layer = plan[features].settings.get("layer")?.as_str().filter(|&layer| layer != "pooled")?;
+    let what = format!("the generator `{name}` was trained on the layer `{layer}`, but the last layer reads `pooled`");
+    Some(mistake(plan, node, what, "cannot answer for such features", features))
 }
 
 /// To rewind, a method needs images of the data set that nothing was trained on.

@@ -5,6 +5,7 @@ pub mod checkpoint;
 pub mod compare;
 pub mod dataset;
 pub mod evaluate;
+pub mod features;
 pub mod pretrain;
 pub mod probe;
 pub mod saliency;
@@ -139,6 +140,7 @@ pub static STAGES: &[&StageKind] = &[
     &checkpoint::KIND,
     &train::KIND,
     &pretrain::KIND,
+    &features::KIND,
     &augment::KIND,
     &saliency::KIND,
     &unlearn::KIND,

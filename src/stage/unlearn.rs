@@ -15,7 +15,7 @@ use crate::data::{Images, Part, Split};
 use crate::error::{Error, Result};
 use crate::kind::Kind;
 use crate::method::ssl::{self, Ssl};
-use crate::method::{self, Method, Scene};
+use crate::method::{self, Fakes, Method, Scene};
 use crate::nn::arch::Arch;
 use crate::nn::model::Model;
 use crate::nn::transform::{self, Transform};
@@ -30,7 +30,12 @@ pub const KIND: StageKind = StageKind {
     fields: &[
         Field::required("model", Type::Stage(&[Kind::Model]), "what is to forget"),
         Field::required("data", Type::Stage(&[Kind::Split]), "what to forget and what to keep"),
-        Field::optional("augment", Type::Stage(&[Kind::Images]), "more images to forget, made from the same split"),
+        Field::optional(
+            "augment",
+            Type::Stage(&[Kind::Images, Kind::Generator]),
+            "more images to forget, or a generator of features, made from the same split",
+        ),
+        Field::or("candidates", COUNT, "100", "features to make for an image, of which the nearest is taken"),
         Field::optional("mask", Type::Stage(&[Kind::Mask]), "which weights may move; all, where there is none"),
         BATCH,
         Field::optional("forget_batch", COUNT, "images to forget a step, where a method takes both sides in turn"),
@@ -49,6 +54,7 @@ pub const KIND: StageKind = StageKind {
 
 #[derive(Debug, Deserialize)]
 struct Setting {
+    candidates: usize,
     batch: usize,
     forget_batch: Option<usize>,
     transform: Value,
@@ -77,11 +83,15 @@ impl Stage for Unlearn {
         let mut student = Model::from_tensors(&arch, &weights.tensors, context.device)?;
         let rng = Rng::new(self.setting.seed);
         let transform = Transform::new(&self.setting.transform)?;
-        let (part, forget) = match inputs.by_role.get("augment") {
-            Some(Artifact::Images(more)) => grown(split, more)?,
-            Some(_) => return Err(Error::invalid("`augment` is not images")),
-            None => (split.images.train.clone(), split.forget.clone()),
-        };
+        let (mut part, mut forget, mut fakes) = (split.images.train.clone(), split.forget.clone(), None);
+        match inputs.by_role.get("augment") {
+            Some(Artifact::Images(more)) => (part, forget) = grown(split, more)?,
+            Some(Artifact::Generator(generator)) => {
+                fakes = Some(Fakes::new(generator, self.setting.candidates, &arch, context.device)?);
+            }
+            Some(_) => return Err(Error::invalid("`augment` is neither images nor a generator")),
+            None => {}
+        }
         let batch = self.setting.batch;
         let side = |part: &Part, indices: &[u32], batch: usize, purpose: &str| {
             let batches = (batch, transform, rng.fork(purpose));
@@ -102,6 +112,7 @@ impl Stage for Unlearn {
             mask,
             validation: validation.as_ref(),
             ssl: ssl.as_ref(),
+            fakes: fakes.as_ref(),
             ..Scene::new(&forget, &retain, rng.fork("method"), context.desk)
         };
         self.method.unlearn(&mut student, &scene)?;

@@ -48,6 +48,14 @@ pub enum Shape {
     },
     /// A point for each class among the features, and one radius: parameters without layers.
     ReciprocalPoints,
+    /// Noise x 1 x 1 to features, `classes` of them.
+    OpenganGenerator {
+        width: usize,
+    },
+    /// Features x 1 x 1 to the probability of being real.
+    OpenganDiscriminator {
+        width: usize,
+    },
 }
 
 impl Shape {
@@ -87,6 +95,14 @@ impl Shape {
                 b.free("points", vec![classes, features], Init::Normal { deviation: 0.1 });
                 b.free("radius", vec![1], Init::Constant(0.0));
                 0
+            }
+            Shape::OpenganGenerator { width } => {
+                within(*width, largest / 8)?;
+                feature_generator(b, *width, classes)?
+            }
+            Shape::OpenganDiscriminator { width } => {
+                within(*width, largest / 8)?;
+                feature_discriminator(b, *width)?
             }
         };
         Ok(builder.finish(features))
@@ -242,5 +258,39 @@ fn discriminator(b: &mut Builder, width: usize, doublings: usize) -> Result<usiz
     head(b, "classifier.0", features, 1)?;
     let logits = features + 1;
     b.layer("", Op::Sigmoid, logits)?;
+    Ok(features)
+}
+
+/// Kong and Ramanan, ICCV 2021, <https://arxiv.org/abs/2104.02939>: 1 x 1 windows on features, as if they were images of one
+/// pixel; the widths of their code for features of 512 are those of `width` 64.
+fn feature_generator(b: &mut Builder, width: usize, features: usize) -> Result<usize> {
+    b.deviation = Some(0.02);
+    let point = Window::new(1, 1, 0);
+    let mut x = 0;
+    for (index, times) in [8, 4, 2, 4].into_iter().enumerate() {
+        let at = 3 * index;
+        x = conv(b, &format!("main.{at}"), x, times * width, point)?;
+        x = b.layer(&format!("main.{}", at + 1), Op::BatchNorm, x)?;
+        x = b.layer("", Op::Relu, x)?;
+    }
+    b.layer("main.12", Op::Conv { out: features, window: point, bias: true }, x)?;
+    Ok(x)
+}
+
+/// The generator's opponent; the same paper.
+fn feature_discriminator(b: &mut Builder, width: usize) -> Result<usize> {
+    b.deviation = Some(0.02);
+    let point = Window::new(1, 1, 0);
+    let slope = Op::LeakyRelu(0.2);
+    let mut x = conv(b, "main.0", 0, 8 * width, point)?;
+    x = b.layer("", slope, x)?;
+    for (at, times) in [(2, 4), (5, 2), (8, 1)] {
+        x = conv(b, &format!("main.{at}"), x, times * width, point)?;
+        x = b.layer(&format!("main.{}", at + 1), Op::BatchNorm, x)?;
+        x = b.layer("", slope, x)?;
+    }
+    let features = x;
+    x = conv(b, "main.11", x, 1, point)?;
+    b.layer("", Op::Sigmoid, x)?;
     Ok(features)
 }

@@ -25,11 +25,6 @@ pub fn cross_entropy(logits: &Tensor, labels: &Tensor, smoothing: f64) -> Result
     Ok((hit - (log.mean_all()? * smoothing)?)?)
 }
 
-pub fn binary_cross_entropy(p: &Tensor, target: f64) -> Result<Tensor> {
-    let log = |p: &Tensor| -> Result<Tensor> { Ok(p.maximum(f64::from(f32::MIN_POSITIVE))?.log()?.mean_all()?) };
-    Ok(((log(p)? * -target)? + (log(&p.affine(-1.0, 1.0)?)? * (target - 1.0))?)?)
-}
-
 pub fn distill(student: &Tensor, teacher: &Tensor, temperature: f64) -> Result<Tensor> {
     let (q, p) = (log_softmax(student, temperature)?, log_softmax(teacher, temperature)?);
     Ok((p.exp()? * (p - q)?)?.sum(1)?.mean(0)?)
@@ -39,6 +34,12 @@ pub fn kl_to(target: &Tensor, student: &Tensor, temperature: f64) -> Result<Tens
     let target = target.detach().to_dtype(student.dtype())?;
     let log = target.maximum(f64::from(f32::MIN_POSITIVE))?.log()?;
     Ok((&target * (log - log_softmax(student, temperature)?)?)?.sum(1)?.mean(0)?)
+}
+
+pub fn binary_cross_entropy(probability: &Tensor, target: f64) -> Result<Tensor> {
+    let log = |p: &Tensor| -> Result<Tensor> { Ok(p.maximum(f64::from(f32::MIN_POSITIVE))?.log()?.mean_all()?) };
+    let (hit, miss) = (log(probability)?, log(&probability.affine(-1.0, 1.0)?)?);
+    Ok(((hit * -target)? - (miss * (1.0 - target))?)?)
 }
 
 fn units(rows: &Tensor) -> Result<Tensor> {

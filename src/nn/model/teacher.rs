@@ -26,6 +26,11 @@ impl Teacher {
         self.model.features(x)
     }
 
+    /// See `Model::head`.
+    pub fn head(&self) -> Result<Self> {
+        Ok(Self { model: self.model.head()? })
+    }
+
     /// See `Model::taps`.
     pub fn taps(&self, x: &Tensor) -> Result<BTreeMap<String, Tensor>> {
         self.model.taps(x)
