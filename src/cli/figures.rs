@@ -1,6 +1,7 @@
 //! `recant figures`: what metrics have to show, as pictures and as data.
 
 use std::collections::BTreeSet;
+use std::io::Write;
 use std::path::Path;
 
 use petgraph::graph::NodeIndex;
@@ -11,6 +12,7 @@ use crate::artifact::Artifact;
 use crate::error::{Error, Result, plural};
 use crate::kind::Kind;
 use crate::metric::figure::Figure;
+use crate::output::write;
 use crate::plan::Plan;
 use crate::plot::svg;
 use crate::store::Store;
@@ -75,7 +77,7 @@ pub(super) fn figures(path: &Path, names: &[String], folder: &Path, common: &Com
             let picture = svg(&figure, &format!("{}: {name}", figure.title));
             for (end, text) in [("svg", picture), ("json", data + "\n")] {
                 let file = folder.join(format!("{base}.{}.{end}", figure.name));
-                std::fs::write(&file, text).map_err(Error::io("write", &file))?;
+                write(&file, |out| out.write_all(text.as_bytes()).map_err(Error::io("write", &file)))?;
                 if common.json {
                     let (stage, file) = (&plan.step(node).name, file.display().to_string());
                     say(&json!({ "event": "figure", "stage": stage, "figure": figure.name, "file": file }).to_string());

@@ -1,5 +1,6 @@
 //! `recant report`, and the tables that end a run.
 
+use std::io::Write;
 use std::path::Path;
 
 use petgraph::graph::NodeIndex;
@@ -10,6 +11,7 @@ use super::{Common, planned, say};
 use crate::artifact::Artifact;
 use crate::error::{Error, Result};
 use crate::kind::Kind;
+use crate::output::write;
 use crate::plan::Plan;
 use crate::report::{self, Format, Section, Sheet};
 use crate::store::Store;
@@ -102,7 +104,7 @@ pub(super) fn tables(path: &Path, format: Format, to: Option<&Path>, common: &Co
     let text = texts.iter().map(|text| text.trim_end().to_owned() + "\n").collect::<Vec<_>>();
     match to {
         None => say(&text.concat()),
-        Some(to) => std::fs::write(to, text.concat()).map_err(Error::io("write", to))?,
+        Some(to) => write(to, |file| file.write_all(text.concat().as_bytes()).map_err(Error::io("write", to)))?,
     }
     Ok(0)
 }
