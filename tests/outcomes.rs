@@ -10,7 +10,7 @@ use crate::support::place::{Place, SMALL, good, object, objects};
 
 /// Kind with version, stage, and what it made.
 const OUTCOMES: &[(&str, &str, &str)] = &[
-    ("augment 1", "generated", "1300 values, sum 134499.000, length 4634.657"),
+    ("augment 1", "generated", "1300 values, sum 108529.000, length 3947.066"),
     ("augment 1", "made", "2080 values, sum 54.689, length 6.927"),
     ("augment 1", "more", "9360 values, sum 893811.000, length 11741.890"),
     ("checkpoint 1", "loaded", "1210 values, sum 0.266, length 9.486"),
@@ -69,7 +69,7 @@ fn a_changed_result_needs_a_raised_version_of_its_kind() {
          arch = {{ name = \"mlp\", hidden = [16] }}\n\
          [stages.probed]\nkind = \"probe\"\nmodel = \"simclr\"\ndata = \"images\"\n\
          [stages.generated]\nkind = \"augment\"\nmethod = \"arpl\"\ndata = \"split\"\nepochs = 10\nlr = 0.01\ngan_lr = 0.01\n\
-         arch = {{ name = \"mlp\", hidden = [8] }}\nnoise = 4\nwidth = 2\ncount = 20\n\
+         arch = {{ name = \"mlp\", hidden = [8] }}\nnoise = 4\nwidth = 2\ncount = 20\nbeta = 3.0\nlabels = \"predicted\"\n\
          [stages.seen]\nkind = \"features\"\nmodel = \"original\"\ndata = \"split\"\n\
          [stages.made]\nkind = \"augment\"\nmethod = \"opengan\"\nfeatures = \"seen\"\nepochs = 2\n\
          [stages.salient]\nkind = \"saliency\"\nmodel = \"original\"\ndata = \"split\"\n"
