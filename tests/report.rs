@@ -167,3 +167,30 @@ fn scores_that_no_table_reads_are_shown() {
     let report = out(&good(place.run(&["report", "r.toml", "--format", "markdown"])));
     assert_eq!((report.matches("| number").count(), report.matches("| model").count()), (1, 1), "{report}");
 }
+
+#[test]
+fn the_map_shows_what_augmenters_made() {
+    let shown = |stage: &str, more: &str| {
+        format!(
+            "[stages.{stage}]\nkind = \"evaluate\"\nmodel = \"original\"\ndata = \"split\"\nmetrics = [\"tsne\"]\n\
+             augment = \"{more}\"\n"
+        )
+    };
+    let made = "[stages.more]\nkind = \"augment\"\nmethod = \"simple\"\ndata = \"split\"\ncount = 50\n\
+                [stages.seen]\nkind = \"features\"\nmodel = \"original\"\ndata = \"split\"\n\
+                [stages.gan]\nkind = \"augment\"\nmethod = \"opengan\"\nfeatures = \"seen\"\nepochs = 1\n";
+    let place = Place::new(&format!("{SMALL}\n{made}{}{}", shown("pictures", "more"), shown("features", "gan")));
+    let explained = |stage: &str| out(&good(place.run(&["explain", "r.toml", stage])));
+    for (stage, generated) in [("pictures", 50), ("features", 333)] {
+        let text = out(&good(place.run(&["run", "r.toml", stage])));
+        let note = format!("tsne: 144 forget, 333 retain, 333 test, {generated} generated images");
+        assert!(text.contains(&note), "{text}");
+    }
+    // what a stage noted of itself is told when it is asked about
+    assert!(explained("gan").contains("opengan"), "{}", explained("gan"));
+    // a generator of features of another split has nothing to show here
+    let other = "[stages.other]\nkind = \"split\"\ndata = \"images\"\nforget = { count = 9 }\n";
+    let wrong = shown("features", "gan").replace("\"split\"", "\"other\"");
+    let output = Place::new(&format!("{SMALL}\n{made}{other}{wrong}")).run(&["plan", "r.toml"]);
+    assert!(err(&output).contains("was trained on features with the data `split`, not `other`"), "{}", err(&output));
+}

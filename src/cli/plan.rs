@@ -90,6 +90,7 @@ pub(super) fn explain(path: &Path, name: &str, common: &Common) -> Result<u8> {
                 "  made {} in {seconds:.1} s on {device} by recant {version}, as `{}`",
                 made.finished, made.stage
             ));
+            made.notes.iter().for_each(|note| say(&format!("  {note}")));
         } else {
             say(&format!("{name} will run: {}", step.fingerprint));
             let past = store.manifests();

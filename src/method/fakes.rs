@@ -35,7 +35,7 @@ impl Fakes {
     }
 
     /// Made-up features for that many images, `[n, candidates, d]`. An image's draws depend on the stream and on its place.
-    fn draw(&self, images: usize, rng: &Rng) -> Result<Tensor> {
+    pub fn draw(&self, images: usize, rng: &Rng) -> Result<Tensor> {
         let each = self.candidates * self.noise;
         let mut noise = vec![0.0_f32; images * each];
         noise.par_chunks_mut(each).enumerate().for_each(|(image, noise)| {

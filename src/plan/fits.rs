@@ -63,21 +63,22 @@ fn augment(plan: &Graph, node: NodeIndex) -> Option<Mistake> {
     }
     let (own, other) = (&plan[data].name, &plan[more].name);
     let what = format!("the images of `{other}` were not made from the split `{own}`");
-    Some(mistake(plan, node, what, "would forget other images", more))
+    Some(mistake(plan, node, what, "other images to forget", more))
 }
 
 /// A generator is for methods that follow a teacher, and imitates what the last layer of the model that forgets reads.
 fn generator(plan: &Graph, node: NodeIndex) -> Option<Mistake> {
     let made = input(plan, node, "augment").filter(|&made| plan[made].makes == Kind::Generator)?;
     let name = &plan[made].name;
-    let (method, teachers) = (plan[node].settings.get("method")?.as_str()?, with_teachers());
-    if !teachers.contains(&method) {
+    let teachers = with_teachers();
+    if let Some(method) = plan[node].settings.get("method").and_then(Value::as_str).filter(|m| !teachers.contains(m)) {
         let those = listed(&teachers, "and");
         let what = format!("`{method}` follows no teacher, so the generator `{name}` is of no use to it; {those} do");
         return Some(mistake(plan, node, what, "follows no teacher", made));
     }
     let features = input(plan, made, "features")?;
-    for role in ["model", "data"] {
+    // An evaluation may look at a generator with any model of that network.
+    for role in ["model", "data"].into_iter().skip(usize::from(plan[node].makes == Kind::Scores)) {
         let (own, other) = (input(plan, node, role)?, input(plan, features, role)?);
         if own != other {
             let (own, other) = (&plan[own].name, &plan[other].name);

@@ -20,7 +20,7 @@ use crate::metric::{self, Answers, Evidence, Measured, Need, Reference, cka, tsn
 use crate::nn::model::Model;
 use crate::rng::Rng;
 use crate::settings::{Field, SEED, Settings, Type, read};
-use look::{alignments, features, logits};
+use look::{alignments, features, generated, logits};
 use relearning::relearn;
 
 pub const METRICS: Field = Field::or(
@@ -33,12 +33,18 @@ pub const METRICS: Field = Field::or(
 pub const KIND: StageKind = StageKind {
     name: "evaluate",
     about: "measures one model on one split",
-    version: 1,
+    // 2: figures beside the numbers
+    version: 2,
     makes: Makes::Always(Kind::Scores),
     fields: &[
         Field::required("model", Type::Stage(&[Kind::Model]), "what to measure"),
         Field::required("data", Type::Stage(&[Kind::Split]), "the split to measure it on"),
         Field::optional("reference", Type::Stage(&[Kind::Model]), "a model to compare with, for metrics that do"),
+        Field::optional(
+            "augment",
+            Type::Stage(&[Kind::Images, Kind::Generator]),
+            "what an augmenter made of this split, to show on the map of `tsne`",
+        ),
         METRICS,
         SEED,
     ],
@@ -129,6 +135,9 @@ impl Stage for Evaluate {
         if needs(Need::Features) {
             for (name, part, indices) in shown(&parts, &rng.fork("tsne images")) {
                 mapped.push((name.to_owned(), features(&model, images, part, &indices, &mut tell)?));
+            }
+            if let Some(more) = inputs.by_role.get("augment") {
+                mapped.push(("generated".to_owned(), generated(&model, more, &rng.fork("generated"), &mut tell)?));
             }
         }
         let relearned = if needs(Need::Relearning) {

@@ -115,6 +115,16 @@ pub fn simple_weight(forget: &[bool]) -> f64 {
     1.0 / (1.0 + (1.0 - 2.0 * gone / forget.len().max(1) as f64).exp())
 }
 
+/// In eight sums side by side, which vector instructions can keep apart.
 fn dot(a: &[f64], b: &[f64]) -> f64 {
-    a.iter().zip(b).map(|(a, b)| a * b).sum()
+    const LANES: usize = 8;
+    let (whole, other) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
+    let rest: f64 = whole.remainder().iter().zip(other.remainder()).map(|(a, b)| a * b).sum();
+    let mut sums = [0.0; LANES];
+    for (a, b) in whole.zip(other) {
+        for lane in 0..LANES {
+            sums[lane] += a[lane] * b[lane];
+        }
+    }
+    sums.iter().sum::<f64>() + rest
 }

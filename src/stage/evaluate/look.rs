@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 
 use candle_core::{DType, Tensor};
 
+use crate::artifact::Artifact;
 use crate::data::{Images, Part};
-use crate::error::Result;
-use crate::metric::cka;
+use crate::error::{Error, Result};
+use crate::method::Fakes;
+use crate::metric::{cka, tsne};
 use crate::nn::model::Model;
 use crate::nn::transform::{self, Transform};
 use crate::rng::Rng;
@@ -54,6 +56,28 @@ pub(super) fn features(
         tell(chunk.len())?;
     }
     Ok(all)
+}
+
+/// The features of some of what an augmenter made: those of its images, or those that a generator makes up.
+pub(super) fn generated(model: &Model, more: &Artifact, rng: &Rng, tell: &mut Tell) -> Result<Vec<Vec<f64>>> {
+    let most = tsne::IMAGES / 3;
+    match more {
+        Artifact::Images(made) if made.size == model.arch().size => {
+            let mut indices: Vec<u32> = (0..made.train.len() as u32).collect();
+            rng.clone().shuffle(&mut indices);
+            indices.truncate(most);
+            features(model, made, &made.train, &indices, tell)
+        }
+        Artifact::Images(made) => {
+            let (found, wanted) = (made.size, model.arch().size);
+            Err(Error::invalid(format!("`augment` has images of {found:?}, but the model takes {wanted:?}")))
+        }
+        Artifact::Generator(generator) => {
+            let made = Fakes::new(generator, 1, model.arch(), model.device())?.draw(most, rng)?;
+            Ok(made.flatten_from(1)?.to_dtype(DType::F64)?.to_vec2::<f64>()?)
+        }
+        other => Err(Error::invalid(format!("`augment` is {}, not images or a generator", other.kind()))),
+    }
 }
 
 /// CKA of each layer that both models have, in the order of the layers, on training images.
