@@ -77,3 +77,23 @@ fn diff_shows_the_factor_between_two_of_the_originals() {
     assert!(output.status.success(), "{text}");
     assert!(text.contains("forget") && text.contains("lr") && !text.contains("stages.original"), "{text}");
 }
+
+/// An input that only one of them has is a factor too.
+#[test]
+fn diff_shows_an_input_that_only_one_has() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("recipes/original/small");
+    let diff = |a: &str, b: &str| {
+        let output = Command::new(env!("CARGO_BIN_EXE_recant"))
+            .args(["diff", "--json"])
+            .args([folder.join(a), folder.join(b)])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice::<serde_json::Value>(&output.stdout).unwrap()
+    };
+    let found = diff("scrub.toml", "scrub-opengan.toml");
+    let wanted = serde_json::json!([{ "stage": "unlearned", "setting": "augment", "values": [null, "opengan"] }]);
+    assert_eq!((&found["differ"], &found["warning"]), (&wanted, &serde_json::Value::Null));
+    let found = diff("scrub-simple.toml", "scrub-arpl.toml");
+    assert!(found["differ"].as_array().unwrap().is_empty() && found["follow"][0] == "unlearned", "{found}");
+}

@@ -137,12 +137,32 @@ fn settings_that_differ(stage: &str, found: &[Option<&Step>]) -> Vec<Difference>
             step.fields.get(field).or_else(|| step.defaults.get(setting)).cloned().unwrap_or(Value::Null)
         };
         let values: Vec<Option<Value>> = found.iter().map(|step| step.as_ref().map(value)).collect();
-        let known: Vec<&Value> = values.iter().flatten().collect();
-        if known.iter().any(|value| *value != known[0]) {
-            differ.push(Difference { stage: stage.to_owned(), setting: setting.to_owned(), values });
+        differ.extend(Difference::of(stage, setting, values));
+    }
+    // An input that only some have, by the name of its stage; one that all have but that differs has reasons of its own.
+    let roles: BTreeSet<&str> = found.iter().flatten().flat_map(|step| step.fields.keys()).filter_map(role).collect();
+    for role in roles.into_iter().filter(|role| !role.contains(['.', '['])) {
+        let has = |step: &&Step| step.fields.contains_key(&format!("input {role}"));
+        if found.iter().flatten().all(has) {
+            continue;
         }
+        let name = |step: &&Step| step.settings.get(role).filter(|_| has(step)).cloned().unwrap_or(Value::Null);
+        differ.extend(Difference::of(stage, role, found.iter().map(|step| step.as_ref().map(name)).collect()));
     }
     differ
+}
+
+fn role(field: &String) -> Option<&str> {
+    field.strip_prefix("input ")
+}
+
+impl Difference {
+    /// None where all that have the stage have the same.
+    fn of(stage: &str, setting: &str, values: Vec<Option<Value>>) -> Option<Self> {
+        let known: Vec<&Value> = values.iter().flatten().collect();
+        let differs = known.iter().any(|value| *value != known[0]);
+        differs.then(|| Self { stage: stage.to_owned(), setting: setting.to_owned(), values })
+    }
 }
 
 /// The results of a recipe's tables, one line a model, in the numbers that make the average gap.
