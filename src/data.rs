@@ -90,6 +90,19 @@ pub struct Split {
 }
 
 impl Split {
+    /// What can be asked about, by name: the images, and which of them.
+    #[must_use]
+    pub fn parts(&self) -> [(&'static str, &Part, Vec<u32>); 4] {
+        let images = &self.images;
+        let every = |part: &Part| (0..part.len() as u32).collect();
+        [
+            ("forget", &images.train, self.forget.clone()),
+            ("retain", &images.train, self.retain.clone()),
+            ("validation", &images.validation, every(&images.validation)),
+            ("test", &images.test, every(&images.test)),
+        ]
+    }
+
     /// Checks what a split promises: within range, without duplicates, disjoint, complete, neither side empty.
     pub fn new(images: Arc<Images>, forget: Vec<u32>, classes: Vec<u32>) -> Result<Self> {
         let count = images.train.len();

@@ -1,10 +1,10 @@
 //! ARPL+CS: its steps against PyTorch, what it makes, and the open-set metrics.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor, Var};
-use recant::artifact::{Artifact, Encoded};
+use recant::artifact::Artifact;
 use recant::augment;
 use recant::augment::arpl::canvas::Canvas;
 use recant::augment::arpl::round::{DISCRIMINATOR, GENERATOR, deceive, discriminate};
@@ -19,11 +19,12 @@ use recant::nn::optim::Rule;
 use recant::nn::schedule::Schedule;
 use recant::nn::transform::{self, Transform};
 use recant::rng::Rng;
-use recant::stage::{Context, Desk, Inputs, NoDesk, Progress};
+use recant::stage::{Context, Desk, Inputs, NoDesk};
 use recant::trainer::{Recipe, Trainer};
 use serde_json::json;
 
 use crate::augment::settings;
+use crate::support::desk::Halting;
 use crate::support::golden;
 
 const BACKENDS: [Backend; 2] = [Backend::Reference, Backend::Fast];
@@ -201,39 +202,6 @@ fn images(size: [usize; 3], greys: [u8; 4]) -> Images {
 
 const GREYS: [u8; 4] = [20, 90, 160, 230];
 
-/// Stops after so many steps of a run; keeps the checkpoint and the notes.
-#[derive(Default)]
-struct Impatient {
-    patience: Option<usize>,
-    done: Mutex<usize>,
-    kept: Mutex<Option<Encoded>>,
-    notes: Mutex<Vec<String>>,
-}
-
-impl Desk for Impatient {
-    fn progress(&self, progress: Progress) {
-        assert!(progress.loss.is_some_and(f64::is_finite));
-        *self.done.lock().unwrap() += 1;
-    }
-    fn note(&self, note: &str) {
-        self.notes.lock().unwrap().push(note.to_owned());
-    }
-    fn stop(&self) -> bool {
-        self.patience.is_some_and(|patience| *self.done.lock().unwrap() >= patience)
-    }
-    fn due(&self, _: usize, _: usize) -> bool {
-        false
-    }
-    fn restore(&self) -> Result<Option<Encoded>> {
-        *self.done.lock().unwrap() = 0;
-        Ok(self.kept.lock().unwrap().clone())
-    }
-    fn save(&self, checkpoint: &Encoded) -> Result<()> {
-        *self.kept.lock().unwrap() = Some(checkpoint.clone());
-        Ok(())
-    }
-}
-
 /// A run of `arpl` on some images to forget.
 fn run(images: &Images, forget: &[u32], more: &serde_json::Value, desk: &dyn Desk) -> Result<Part> {
     let mut all = json!({ "arch": { "name": "mlp", "hidden": [6] }, "epochs": 2, "batch": 4, "lr": 0.05,
@@ -260,15 +228,7 @@ fn arpl_repeats_to_the_byte_and_goes_on_where_it_was_stopped() {
         assert!(run(&images, &FORGET, &more, &NoDesk).unwrap() == whole);
         // nine images in batches of four: three steps a pass, the last with one image; two passes in each of two epochs
         for patience in [1, 2, 4, 5, 7, 10] {
-            let desk = Impatient { patience: Some(patience), ..Impatient::default() };
-            let mut stopped = 0;
-            let made = loop {
-                match run(&images, &FORGET, &more, &desk) {
-                    Ok(made) => break made,
-                    Err(Error::Interrupted) => stopped += 1,
-                    Err(error) => panic!("{error}"),
-                }
-            };
+            let (made, stopped) = Halting::through(patience, |desk| run(&images, &FORGET, &more, desk));
             assert_eq!((stopped, made == whole), (11 / patience, true), "every {patience} steps");
         }
     }
@@ -320,7 +280,7 @@ fn arpl_labels_are_of_the_classes_it_trained_on() {
 fn arpl_says_what_its_classifier_knows() {
     let images = images([1, 8, 8], GREYS);
     let note = |forget: &[u32], on: &str| {
-        let desk = Impatient::default();
+        let desk = Halting::never();
         run(&images, forget, &json!({ "on": on, "epochs": 60, "lr": 0.02 }), &desk).unwrap();
         desk.notes.lock().unwrap().last().unwrap().clone()
     };

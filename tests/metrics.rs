@@ -14,7 +14,7 @@ use recant::plan::Plan;
 use recant::recipe::Recipe;
 use recant::stage::{Context, Inputs, STAGES, evaluate};
 
-use crate::resume::Stopper;
+use crate::support::desk::Halting;
 use crate::support::golden::{self, Case};
 use crate::support::place::{Place, SMALL, good};
 
@@ -284,22 +284,22 @@ fn relearning_stops_when_asked_to() {
     let plan = Plan::new(&recipe, &evaluate::KIND, &BTreeMap::new()).unwrap();
     let mut made = BTreeMap::new();
     let &alone = plan.order.iter().find(|&&node| plan.step(node).name == "alone").unwrap();
-    let run = |node, made: &BTreeMap<NodeIndex, Artifact>, desk: &Stopper| {
+    let run = |node, made: &BTreeMap<NodeIndex, Artifact>, desk: &Halting| {
         let step = plan.step(node);
         let by_role = plan.inputs(node).map(|(role, input)| (role.to_owned(), made[&input].clone())).collect();
         let context = Context { device: &Device::Cpu, files: BTreeMap::new(), desk };
         (step.kind.make)(&step.settings).unwrap().run(&Inputs { by_role }, &context)
     };
     for &node in plan.order.iter().filter(|&&node| node != alone) {
-        made.insert(node, run(node, &made, &Stopper::after(usize::MAX)).unwrap());
+        made.insert(node, run(node, &made, &Halting::never()).unwrap());
     }
-    let whole = Stopper::after(usize::MAX);
+    let whole = Halting::never();
     run(alone, &made, &whole).unwrap();
     // 2 models x (1 + 6 + 2) batches of images before it, and no more
     let looks = whole.steps();
     assert!(looks > 18 + 5, "{looks}");
     for calls in [1, 19, 21, looks - 1] {
-        let stopped = run(alone, &made, &Stopper::after(calls));
+        let stopped = run(alone, &made, &Halting::after(calls));
         assert!(matches!(stopped, Err(Error::Interrupted)), "{calls} of {looks}: {stopped:?}");
     }
 }

@@ -1,16 +1,14 @@
 //! OpenGAN: its networks and its step against PyTorch, what it learns, and what methods make of it.
 
 use std::collections::BTreeMap;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use candle_core::{DType, Device, Tensor, Var};
-use recant::artifact::{Artifact, Encoded, Features, Generator, Weights};
+use recant::artifact::{Artifact, Features, Generator, Weights};
 use recant::augment::opengan::{Shares, round};
 use recant::augment::{self, AUGMENTERS};
 use recant::batches::{Batch, Loader};
 use recant::data::Split;
-use recant::error::Error;
+use recant::error::Result;
 use recant::method::fakes::nearest;
 use recant::method::{self, Fakes, METHODS, Scene, bad_teaching, scrub_joint};
 use recant::nn::arch::{Arch, Shape};
@@ -19,12 +17,13 @@ use recant::nn::model::{Backend, Model, gradients};
 use recant::nn::schedule::Schedule;
 use recant::rng::Rng;
 use recant::settings::{Default as FieldDefault, Settings};
-use recant::stage::{self, Context, Desk, Inputs, NoDesk, Progress};
+use recant::stage::{self, Context, Inputs, NoDesk};
 use recant::trainer::{Recipe, Trainer};
 use serde_json::json;
 
 use crate::methods::{defaults, tiny};
 use crate::numerics::rule;
+use crate::support::desk::Halting;
 use crate::support::golden::{self, Case};
 use crate::support::place::{Place, SMALL};
 
@@ -134,35 +133,6 @@ fn features(width: usize) -> Features {
     Features { arch: json!({ "name": "made up" }), layer: "pooled".into(), parts }
 }
 
-/// A desk that stops its stage at every second question, keeps its checkpoint and its notes.
-#[derive(Default)]
-struct Halting {
-    halts: bool,
-    asked: AtomicUsize,
-    kept: Mutex<Option<Encoded>>,
-    notes: Mutex<Vec<String>>,
-}
-
-impl Desk for Halting {
-    fn progress(&self, _: Progress) {}
-    fn note(&self, note: &str) {
-        self.notes.lock().unwrap().push(note.to_owned());
-    }
-    fn stop(&self) -> bool {
-        self.halts && self.asked.fetch_add(1, Ordering::Relaxed) % 2 == 1
-    }
-    fn due(&self, _: usize, _: usize) -> bool {
-        false
-    }
-    fn restore(&self) -> recant::error::Result<Option<Encoded>> {
-        Ok(self.kept.lock().unwrap().clone())
-    }
-    fn save(&self, checkpoint: &Encoded) -> recant::error::Result<()> {
-        *self.kept.lock().unwrap() = Some(checkpoint.clone());
-        Ok(())
-    }
-}
-
 fn settings(more: &serde_json::Value) -> Settings {
     let registered = AUGMENTERS.iter().find(|one| one.entry.name == "opengan").unwrap();
     let mut settings = Settings::new();
@@ -175,23 +145,16 @@ fn settings(more: &serde_json::Value) -> Settings {
     settings
 }
 
-/// The generator's network and weights, the work begun again as often as the desk stops it.
-fn generator(features: &Features, more: &serde_json::Value, desk: &Halting) -> (Model, usize) {
+/// The generator's network and weights.
+fn generator(features: &Features, more: &serde_json::Value, desk: &Halting) -> Result<Model> {
     let inputs = Inputs { by_role: [("features".to_owned(), Artifact::Features(features.clone().into()))].into() };
-    let augmenter = augment::make("opengan", &settings(more)).unwrap();
-    let mut halts = 0;
-    loop {
-        let context = Context { device: &CPU, files: BTreeMap::new(), desk };
-        match augmenter.more(&inputs, &context, &Rng::new(2)) {
-            Ok(Artifact::Generator(made)) => {
-                assert_eq!(made.of, features.arch);
-                let arch = Arch::from_value(&made.network.arch).unwrap();
-                return (Model::from_tensors(&arch, &made.network.tensors, &CPU).unwrap(), halts);
-            }
-            Ok(other) => panic!("made {}", other.kind()),
-            Err(Error::Interrupted) => halts += 1,
-            Err(error) => panic!("{error}"),
+    let context = Context { device: &CPU, files: BTreeMap::new(), desk };
+    match augment::make("opengan", &settings(more))?.more(&inputs, &context, &Rng::new(2))? {
+        Artifact::Generator(made) => {
+            assert_eq!(made.of, features.arch);
+            Model::from_tensors(&Arch::from_value(&made.network.arch)?, &made.network.tensors, &CPU)
         }
+        other => panic!("made {}", other.kind()),
     }
 }
 
@@ -208,7 +171,7 @@ fn the_generator_comes_near_mean_and_spread_of_the_forget_features() {
     for outliers in ["none", "retain"] {
         let more = json!({ "outliers": outliers, "epochs": 250, "batch": 50, "lr": 0.002, "noise": 10, "width": 8,
             "select_every": 0 });
-        let (model, _) = generator(&features, &more, &Halting::default());
+        let model = generator(&features, &more, &Halting::never()).unwrap();
         let mut rng = Rng::new(8).fork("noise");
         let noise = (0..2000 * 10).map(|_| rng.normal()).collect();
         let noise = Tensor::from_vec(noise, (2000, 10, 1, 1), &CPU).unwrap();
@@ -246,9 +209,8 @@ fn bits(tensor: &Tensor) -> Vec<u32> {
 fn a_generator_whose_training_is_stopped_ends_with_the_same_bytes() {
     let features = features(6);
     let more = json!({ "outliers": "retain", "epochs": 3, "batch": 60, "lr": 0.002, "noise": 5, "width": 4 });
-    let (whole, _) = generator(&features, &more, &Halting::default());
-    let (again, _) = generator(&features, &more, &Halting::default());
-    let (stopped, halts) = generator(&features, &more, &Halting { halts: true, ..Halting::default() });
+    let [whole, again] = [(); 2].map(|()| generator(&features, &more, &Halting::never()).unwrap());
+    let (stopped, halts) = Halting::through(1, |desk| generator(&features, &more, desk));
     assert!(halts > 10, "{halts}");
     for other in [again, stopped] {
         assert_eq!(bits(&whole.theta_tensor().unwrap()), bits(&other.theta_tensor().unwrap()));
@@ -261,10 +223,10 @@ fn a_generator_whose_training_is_stopped_ends_with_the_same_bytes() {
 fn the_epoch_is_chosen_on_validation_features() {
     let mut features = features(6);
     let made = |features: &Features, epochs: usize, every: usize| {
-        let desk = Halting::default();
+        let desk = Halting::never();
         let more =
             json!({ "epochs": epochs, "batch": 150, "lr": 0.0005, "noise": 5, "width": 2, "select_every": every });
-        let made = generator(features, &more, &desk).0;
+        let made = generator(features, &more, &desk).unwrap();
         let all = Tensor::cat(&[made.theta_tensor().unwrap(), made.stats().unwrap()], 0).unwrap();
         (bits(&all), desk.notes.lock().unwrap().concat())
     };
@@ -349,23 +311,15 @@ pub fn fakes(of: &Arch, features: usize) -> Fakes {
     Fakes::new(&Generator { network, of: of.to_value().unwrap() }, 9, of, &CPU).unwrap()
 }
 
-/// Theta after a method, with the desk's halts and so many times as it wants.
-fn unlearned(index: usize, with: bool, more: serde_json::Value, halts: bool) -> (Vec<u32>, usize) {
+/// Bits of theta after a method.
+fn unlearned(index: usize, with: bool, more: serde_json::Value, desk: &Halting) -> Result<Vec<u32>> {
     let mut settings = defaults(index);
     settings.extend(more.as_object().unwrap().clone());
-    let method = method::make(METHODS[index].entry.name, &settings).unwrap();
-    let desk = Halting { halts, ..Halting::default() };
-    let mut stopped = 0;
-    loop {
-        let (mut student, forget, retain) = tiny();
-        let fakes = fakes(student.arch(), 12);
-        let scene = Scene { fakes: with.then_some(&fakes), ..Scene::new(&forget, &retain, Rng::new(9), &desk) };
-        match method.unlearn(&mut student, &scene) {
-            Ok(()) => return (bits(&student.theta_tensor().unwrap()), stopped),
-            Err(Error::Interrupted) => stopped += 1,
-            Err(error) => panic!("{error}"),
-        }
-    }
+    let (mut student, forget, retain) = tiny();
+    let fakes = fakes(student.arch(), 12);
+    let scene = Scene { fakes: with.then_some(&fakes), ..Scene::new(&forget, &retain, Rng::new(9), desk) };
+    method::make(METHODS[index].entry.name, &settings)?.unlearn(&mut student, &scene)?;
+    Ok(bits(&student.theta_tensor()?))
 }
 
 /// For each entry of METHODS that says it follows a teacher, unasked.
@@ -373,12 +327,12 @@ fn unlearned(index: usize, with: bool, more: serde_json::Value, halts: bool) -> 
 fn every_method_with_a_teacher_listens_to_a_second_one_and_repeats_to_the_byte() {
     for (index, registered) in METHODS.iter().enumerate() {
         let name = registered.entry.name;
-        let (with, _) = unlearned(index, true, json!({}), false);
-        let without = unlearned(index, false, json!({}), false).0;
+        let whole = |with: bool| unlearned(index, with, json!({}), &Halting::never()).unwrap();
+        let (with, without) = (whole(true), whole(false));
         assert_eq!(with != without, registered.teacher, "{name}");
         if registered.teacher {
-            assert_eq!(with, unlearned(index, true, json!({}), false).0, "{name} differs from run to run");
-            let (resumed, stopped) = unlearned(index, true, json!({}), true);
+            assert_eq!(with, whole(true), "{name} differs from run to run");
+            let (resumed, stopped) = Halting::through(1, |desk| unlearned(index, true, json!({}), desk));
             assert!(stopped > 0 && with == resumed, "{name} ends elsewhere after {stopped} stops");
         }
     }
@@ -387,9 +341,10 @@ fn every_method_with_a_teacher_listens_to_a_second_one_and_repeats_to_the_byte()
 #[test]
 fn the_bad_teacher_may_answer_for_made_up_features() {
     let index = METHODS.iter().position(|method| method.entry.name == "bad_teaching").unwrap();
-    let by = |teacher: &str| unlearned(index, true, json!({ "fake_teacher": teacher }), false).0;
+    let with = |more: serde_json::Value| unlearned(index, true, more, &Halting::never()).unwrap();
+    let by = |teacher: &str| with(json!({ "fake_teacher": teacher }));
     assert_ne!(by("original"), by("bad"));
-    assert_eq!(by("original"), unlearned(index, true, json!({}), false).0);
+    assert_eq!(by("original"), with(json!({})));
 }
 
 #[test]

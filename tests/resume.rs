@@ -1,64 +1,16 @@
 //! Training that is stopped at any step goes on to the same bytes: weights, statistics and what a method carries along.
 
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
-
-use recant::artifact::Encoded;
 use recant::error::{Error, Result};
 use recant::method::{self, METHODS, Scene};
 use recant::rng::Rng;
 use recant::settings::Settings;
-use recant::stage::{Desk, Progress};
 use serde_json::{Value, json};
 
 use crate::methods::{defaults, tiny_of};
-
-/// A desk that asks to stop when it was asked so often, and keeps the checkpoint.
-#[derive(Default)]
-pub struct Stopper {
-    left: AtomicUsize,
-    kept: Mutex<Option<Encoded>>,
-    steps: AtomicUsize,
-}
-
-impl Stopper {
-    pub fn after(calls: usize) -> Self {
-        Self { left: AtomicUsize::new(calls), ..Self::default() }
-    }
-
-    /// How many steps were done since it was made.
-    pub fn steps(&self) -> usize {
-        self.steps.load(Ordering::Relaxed)
-    }
-
-    /// From now on never.
-    pub fn relent(&self) {
-        self.left.store(usize::MAX, Ordering::Relaxed);
-    }
-}
-
-impl Desk for Stopper {
-    fn progress(&self, _: Progress) {
-        self.steps.fetch_add(1, Ordering::Relaxed);
-    }
-    fn note(&self, _: &str) {}
-    fn stop(&self) -> bool {
-        self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| Some(left.saturating_sub(1))).unwrap() == 0
-    }
-    fn due(&self, _: usize, _: usize) -> bool {
-        false
-    }
-    fn restore(&self) -> Result<Option<Encoded>> {
-        Ok(self.kept.lock().unwrap().clone())
-    }
-    fn save(&self, checkpoint: &Encoded) -> Result<()> {
-        *self.kept.lock().unwrap() = Some(checkpoint.clone());
-        Ok(())
-    }
-}
+use crate::support::desk::Halting;
 
 /// Bits of weights and statistics of what a method makes, and how often the desk was asked to stop.
-fn unlearn(name: &str, settings: &Settings, (arch, side): (&Value, usize), desk: &Stopper) -> Result<Vec<u32>> {
+fn unlearn(name: &str, settings: &Settings, (arch, side): (&Value, usize), desk: &Halting) -> Result<Vec<u32>> {
     let (mut student, forget, retain) = tiny_of(arch, side);
     let scene = Scene { validation: Some(&retain), ..Scene::new(&forget, &retain, Rng::new(9), desk) };
     method::make(name, settings)?.unlearn(&mut student, &scene)?;
@@ -95,11 +47,11 @@ fn cases() -> Vec<(&'static str, Settings)> {
 
 fn every_stop(network: (&Value, usize), stride: usize) {
     for (name, settings) in cases() {
-        let whole = Stopper::after(usize::MAX);
+        let whole = Halting::never();
         let wanted = unlearn(name, &settings, network, &whole).unwrap();
         // somewhere between the first step and the last
         for calls in (1..whole.steps()).step_by(stride) {
-            let desk = Stopper::after(calls);
+            let desk = Halting::after(calls);
             match unlearn(name, &settings, network, &desk) {
                 Err(Error::Interrupted) => {}
                 other => panic!("{name} did not stop: {:?}", other.map(|bits| bits.len())),

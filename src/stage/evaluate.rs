@@ -85,13 +85,7 @@ impl Stage for Evaluate {
             _ => None,
         };
         let images = &split.images;
-        let every = |part: &Part| (0..part.len() as u32).collect::<Vec<u32>>();
-        let parts = [
-            ("forget", &images.train, split.forget.clone()),
-            ("retain", &images.train, split.retain.clone()),
-            ("validation", &images.validation, every(&images.validation)),
-            ("test", &images.test, every(&images.test)),
-        ];
+        let parts = split.parts();
         let models = 1 + usize::from(reference.is_some());
         let total = models * parts.iter().map(|(.., indices)| indices.len()).sum::<usize>();
         let mut done = 0;

@@ -6,7 +6,6 @@ use serde::Deserialize;
 use super::unlearn::fitting;
 use super::{Context, Inputs, Makes, Progress, Stage, StageKind};
 use crate::artifact::{Artifact, Features};
-use crate::data::Part;
 use crate::error::{Error, Result};
 use crate::kind::Kind;
 use crate::nn::model::Model;
@@ -50,13 +49,7 @@ impl Stage for FeaturesStage {
         };
         let model = Model::from_tensors(&fitting(weights, split)?, &weights.tensors, context.device)?;
         let images = &split.images;
-        let every = |part: &Part| (0..part.len() as u32).collect::<Vec<u32>>();
-        let parts = [
-            ("forget", &images.train, split.forget.clone()),
-            ("retain", &images.train, split.retain.clone()),
-            ("validation", &images.validation, every(&images.validation)),
-            ("test", &images.test, every(&images.test)),
-        ];
+        let parts = split.parts();
         let total = parts.iter().map(|(.., indices)| indices.len()).sum();
         let (mut done, mut width) = (0, 0);
         let mut features = Features { arch: weights.arch.clone(), layer: self.layer.clone(), parts: [].into() };

@@ -9,14 +9,35 @@ use recant::stage::{Desk, Progress};
 
 #[derive(Default)]
 pub struct Halting {
-    /// Steps that may still be begun.
+    /// How often it may still be asked whether to stop.
     left: AtomicUsize,
+    told: AtomicUsize,
     kept: Mutex<Option<Encoded>>,
     pub notes: Mutex<Vec<String>>,
 }
 
 impl Halting {
-    /// Runs work that is stopped after every so many steps, again and again until it is done; gives what it made in the
+    /// One that stops its stage when it is asked once more than so often.
+    pub fn after(asked: usize) -> Self {
+        Self { left: asked.into(), ..Self::default() }
+    }
+
+    /// One that never stops it.
+    pub fn never() -> Self {
+        Self::after(usize::MAX)
+    }
+
+    /// From now on never.
+    pub fn relent(&self) {
+        self.left.store(usize::MAX, Ordering::Relaxed);
+    }
+
+    /// How often it was told of progress.
+    pub fn steps(&self) -> usize {
+        self.told.load(Ordering::Relaxed)
+    }
+
+    /// Does work that is stopped after every so many steps, again and again until it is done; gives what it made in the
     /// end and how often it was stopped.
     pub fn through<T>(steps: usize, mut work: impl FnMut(&Self) -> Result<T>) -> (T, usize) {
         let desk = Self::default();
@@ -30,15 +51,13 @@ impl Halting {
         }
         panic!("it never gets on")
     }
-
-    /// One that never stops.
-    pub fn never() -> Self {
-        Self { left: usize::MAX.into(), ..Self::default() }
-    }
 }
 
 impl Desk for Halting {
-    fn progress(&self, _: Progress) {}
+    fn progress(&self, progress: Progress) {
+        assert!(progress.loss.is_none_or(f64::is_finite));
+        self.told.fetch_add(1, Ordering::Relaxed);
+    }
 
     fn note(&self, note: &str) {
         self.notes.lock().unwrap().push(note.to_owned());
