@@ -140,7 +140,12 @@ fn settings_that_differ(stage: &str, found: &[Option<&Step>]) -> Vec<Difference>
         differ.extend(Difference::of(stage, setting, values));
     }
     // An input that only some have, by the name of its stage; one that all have but that differs has reasons of its own.
-    let roles: BTreeSet<&str> = found.iter().flatten().flat_map(|step| step.fields.keys()).filter_map(role).collect();
+    let roles: BTreeSet<&str> = found
+        .iter()
+        .flatten()
+        .flat_map(|step| step.fields.keys())
+        .filter_map(|field| field.strip_prefix("input "))
+        .collect();
     for role in roles.into_iter().filter(|role| !role.contains(['.', '['])) {
         let has = |step: &&Step| step.fields.contains_key(&format!("input {role}"));
         if found.iter().flatten().all(has) {
@@ -150,10 +155,6 @@ fn settings_that_differ(stage: &str, found: &[Option<&Step>]) -> Vec<Difference>
         differ.extend(Difference::of(stage, role, found.iter().map(|step| step.as_ref().map(name)).collect()));
     }
     differ
-}
-
-fn role(field: &String) -> Option<&str> {
-    field.strip_prefix("input ")
 }
 
 impl Difference {
