@@ -41,7 +41,7 @@ pub struct Features {
     /// The model's network.
     pub arch: Value,
     pub layer: String,
-    /// By part (forget, retain, validation, test): features [n, d] and labels [n].
+    /// By part (forget, retain, validation, test): features `[n, d]` and labels `[n]`.
     pub parts: BTreeMap<String, (Tensor, Vec<u32>)>,
 }
 

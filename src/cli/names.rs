@@ -26,10 +26,11 @@ pub(super) fn list(what: Option<&str>) -> Result<u8> {
     if let Some(what) = what.filter(|what| !headings.contains(what)) {
         return Err(Error::Usage(format!("there is no list of `{what}`; there are {}", listed(&headings, "and"))));
     }
+    let width = all.iter().map(|(_, name, _)| name.len()).max().unwrap_or(0);
     for heading in headings.into_iter().filter(|heading| what.is_none_or(|what| what == *heading)) {
         say(heading);
         for (_, name, about) in all.iter().filter(|(of, ..)| *of == heading) {
-            say(&format!("  {name:<16} {about}"));
+            say(&format!("  {name:<width$}  {about}"));
         }
     }
     Ok(0)
@@ -63,6 +64,13 @@ pub(super) fn help(name: &str) -> Result<u8> {
             ));
         }
         kind.fields.iter().for_each(describe);
+        return Ok(0);
+    }
+    if let Some(metric) = crate::metric::METRICS.iter().find(|metric| metric.name == name) {
+        say(&format!("{name}: {}", metric.about));
+        if !metric.paper.is_empty() {
+            say(metric.paper);
+        }
         return Ok(0);
     }
     if let Some((_, name, about)) = named().into_iter().find(|(_, known, _)| *known == name) {

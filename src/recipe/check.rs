@@ -246,7 +246,10 @@ pub fn expected(ty: &Type) -> String {
             let names: Vec<&str> = fields.iter().map(|field| field.name).collect();
             format!("a table with keys among {}", listed(&names, "and"))
         }
-        Type::Named { noun, .. } => format!("the name of an {noun}, or a table with `name`"),
+        Type::Named { noun, .. } => {
+            let article = if noun.starts_with(['a', 'e', 'i', 'o', 'u']) { "an" } else { "a" };
+            format!("the name of {article} {noun}, or a table with `name`")
+        }
         Type::Tagged { noun, .. } => format!("the name of a {noun}, or a table with one key"),
         Type::Either(types) => types.iter().map(expected).collect::<Vec<_>>().join(", or "),
     }
