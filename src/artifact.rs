@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 use serde_json::Value;
 
 use crate::data::{Images, Split};
+use crate::error::{Error, Result};
 use crate::kind::Kind;
+use crate::nn::model::Model;
 
 /// The weights of a network, on the CPU, by torchvision's names, batch-norm statistics among them.
 #[derive(Clone, Debug)]
@@ -17,6 +19,20 @@ pub struct Weights {
     pub tensors: BTreeMap<String, Tensor>,
     /// What it was trained on, in words, and whether we know or were told: printed with results.
     pub trained_on: String,
+}
+
+impl Weights {
+    /// Those of a model; an error names the first that is no finite number.
+    pub fn of(model: &Model, trained_on: String) -> Result<Self> {
+        let tensors = model.tensors()?;
+        for (name, tensor) in &tensors {
+            let values = tensor.flatten_all()?.to_dtype(DType::F32)?.to_vec1::<f32>()?;
+            if let Some(value) = values.iter().find(|value| !value.is_finite()) {
+                return Err(Error::invalid(format!("the weights `{name}` have {value} in them")));
+            }
+        }
+        Ok(Self { arch: model.arch().to_value()?, tensors, trained_on })
+    }
 }
 
 /// Ones for parameters that may move, zeros for those that may not: one vector over all parameters.

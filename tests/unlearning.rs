@@ -110,3 +110,15 @@ fn scrub_goes_back_to_the_epoch_that_forgot_like_unseen_images() {
     let column = table["columns"].as_array().unwrap().iter().position(|c| c["name"] == "accuracy.forget").unwrap();
     assert!((row["values"][column].as_f64().unwrap() - (100.0 - forget)).abs() < 0.01, "{row} {note}");
 }
+
+#[test]
+fn a_method_that_changes_nothing_is_an_error() {
+    let wiring = "epochs = 2\n";
+    let lazy = SMALL.replace(wiring, &format!("{wiring}lr = 0.0\n"));
+    let output = Place::new(&lazy).run(&["run", "r.toml"]);
+    let words = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{words}");
+    assert!(words.contains("`neggrad_plus` changed no weight: with these settings it forgets nothing"), "{words}");
+    let nothing = SMALL.replace("neggrad_plus", "nothing").replace(wiring, "");
+    good(Place::new(&nothing).run(&["run", "r.toml"]));
+}

@@ -131,7 +131,7 @@ impl Augmenter for Opengan {
         };
         context.desk.note(&note);
         let trained_on = "features of the forget set".to_owned();
-        let network = Weights { arch: generator.arch().to_value()?, tensors: generator.tensors()?, trained_on };
+        let network = Weights::of(&generator, trained_on)?;
         Ok(Artifact::Generator(Generator { network, of: features.arch.clone() }.into()))
     }
 }

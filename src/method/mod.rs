@@ -94,6 +94,9 @@ pub struct Registered {
     pub make: fn(&Settings) -> Result<Box<dyn Method>>,
 }
 
+/// The one that leaves the model as it is.
+pub const NOTHING: &str = nothing::METHOD.entry.name;
+
 /// The methods, as a recipe names them.
 pub static METHODS: &[Registered] = &[
     nothing::METHOD,

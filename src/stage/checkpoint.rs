@@ -73,7 +73,8 @@ impl Stage for Checkpoint {
             Error::bad_file(path, names::no_classifier(&tensors).unwrap_or_else(|| error.to_string()))
         })?;
         let trained_on = format!("{words} (as the recipe says)");
-        Ok(Artifact::Model(Weights { arch: arch.to_value()?, tensors: model.tensors()?, trained_on }.into()))
+        let weights = Weights::of(&model, trained_on).map_err(|error| Error::bad_file(path, error.to_string()))?;
+        Ok(Artifact::Model(weights.into()))
     }
 }
 

@@ -82,10 +82,8 @@ impl Stage for Pretrain {
             views: None,
         };
         let head = self.method.pretrain(&mut network, drawn, &rng.fork("method"), context.desk)?;
-        let weights = |model: &Model| -> Result<Weights> {
-            let trained_on = format!("{trained_on}, without labels");
-            Ok(Weights { arch: model.arch().to_value()?, tensors: model.tensors()?, trained_on })
-        };
+        let weights =
+            |model: &Model| -> Result<Weights> { Weights::of(model, format!("{trained_on}, without labels")) };
         Ok(Artifact::Encoder(Encoder { network: weights(&network)?, head: weights(&head)? }.into()))
     }
 }

@@ -94,8 +94,7 @@ impl Stage for Train {
         for epoch in 0..setting.epochs {
             trainer.epoch(epoch, &loader, |model, batch, _| cross_entropy(&model.train(&batch.x)?.logits, &batch.y))?;
         }
-        let weights = Weights { arch: arch.to_value()?, tensors: model.tensors()?, trained_on: words };
-        Ok(Artifact::Model(weights.into()))
+        Ok(Artifact::Model(Weights::of(&model, words)?.into()))
     }
 }
 

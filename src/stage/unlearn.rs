@@ -115,9 +115,15 @@ impl Stage for Unlearn {
             fakes: fakes.as_ref(),
             ..Scene::new(&forget, &retain, rng.fork("method"), context.desk)
         };
+        let before = student.theta()?;
         self.method.unlearn(&mut student, &scene)?;
+        let same = before.iter().zip(student.theta()?).all(|(before, after)| before.to_bits() == after.to_bits());
+        if same && self.name != method::NOTHING {
+            let name = &self.name;
+            return Err(Error::invalid(format!("`{name}` changed no weight: with these settings it forgets nothing")));
+        }
         let trained_on = format!("{}, unlearned by {}", weights.trained_on, self.name);
-        Ok(Artifact::Model(Weights { arch: weights.arch.clone(), tensors: student.tensors()?, trained_on }.into()))
+        Ok(Artifact::Model(Weights::of(&student, trained_on)?.into()))
     }
 }
 
