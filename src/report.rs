@@ -98,8 +98,12 @@ pub fn table(table: &Value, seconds: Seconds, format: Format) -> Sheet {
 
 /// What was forgotten of which data.
 fn data(record: &Value) -> String {
-    let (name, forget, retain) = (text(&record["data"]), &record["forget"], &record["retain"]);
-    format!("{name}: {forget} images to forget, {retain} to retain")
+    // Splits of several sizes in one table are listed.
+    let counts = |key: &str| match &record[key] {
+        Value::Array(all) => all.iter().map(Value::to_string).collect::<Vec<_>>().join(", "),
+        one => one.to_string(),
+    };
+    format!("{}: {} images to forget, {} to retain", text(&record["data"]), counts("forget"), counts("retain"))
 }
 
 fn notes(record: &Value) -> Vec<String> {

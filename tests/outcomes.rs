@@ -14,7 +14,7 @@ const OUTCOMES: &[(&str, &str, &str)] = &[
     ("augment 1", "made", "2080 values, sum 54.689, length 6.927"),
     ("augment 1", "more", "9360 values, sum 893811.000, length 11741.890"),
     ("checkpoint 1", "loaded", "1210 values, sum 0.266, length 9.486"),
-    ("compare 2", "table", "\"retrained\" 0.00 \"original\" 1.93 \"unlearned\" 2.68"),
+    ("compare 3", "table", "\"retrained\" 0.00 \"original\" 1.93 \"unlearned\" 2.68"),
     ("dataset 1", "images", "20031b2adbf04855"),
     ("evaluate 2", "evaluate(original, split)", "17970 values, sum -4020.967, length 816.617"),
     ("evaluate 2", "evaluate(retrained, split)", "17970 values, sum -3690.173, length 906.321"),

@@ -194,3 +194,12 @@ fn the_map_shows_what_augmenters_made() {
     let output = Place::new(&format!("{SMALL}\n{made}{other}{wrong}")).run(&["plan", "r.toml"]);
     assert!(err(&output).contains("was trained on features with the data `split`, not `other`"), "{}", err(&output));
 }
+
+#[test]
+fn a_table_of_several_splits_says_all_their_sizes() {
+    let axis = "recipe = 1\n\n[matrix]\nforget = [20, 100]\n";
+    let recipe = SMALL.replace("recipe = 1\n", axis).replace("{ share = 0.1 }", "{ count = \"${matrix.forget}\" }");
+    let place = Place::new(&recipe);
+    let text = out(&good(place.run(&["run", "r.toml"])));
+    assert!(text.contains("UCI digits: 20, 100 images to forget, 1338, 1418 to retain"), "{text}");
+}

@@ -3,6 +3,8 @@
 
 mod groups;
 
+use std::collections::BTreeSet;
+
 use groups::Row;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -18,7 +20,8 @@ use crate::settings::{Field, SEED, Type, read};
 pub const KIND: StageKind = StageKind {
     name: "compare",
     about: "the table of models against a reference",
-    version: 2,
+    // 3: sizes of all splits, where the rows have several
+    version: 3,
     makes: Makes::Always(Kind::Table),
     fields: &[
         Field::required("data", Type::Stage(&[Kind::Split]), "the split to measure on"),
@@ -84,6 +87,7 @@ impl Stage for Compare {
         };
         let columns: Vec<Value> = oracle.iter().map(column).collect();
         let (mut rows, mut notes) = (Vec::<Row>::new(), Vec::<Value>::new());
+        let (mut forget, mut retain) = (BTreeSet::new(), BTreeSet::new());
         for measured in &self.measured {
             let (mine, theirs) = (role(&measured.name), role(&measured.reference));
             if [mine, theirs].iter().any(|role| !inputs.by_role.contains_key(role)) {
@@ -112,6 +116,9 @@ impl Stage for Compare {
                 trained_on: scores.record["trained_on"].clone(),
                 failed: false,
             });
+            for (all, key) in [(&mut forget, "forget"), (&mut retain, "retain")] {
+                all.extend(scores.record[key].as_u64());
+            }
             for note in scores.record["notes"].as_array().into_iter().flatten() {
                 if !notes.contains(note) {
                     notes.push(note.clone());
@@ -123,8 +130,8 @@ impl Stage for Compare {
             None => Vec::new(),
         };
         Ok(Artifact::Table(
-            json!({ "data": about.record["data"], "forget": about.record["forget"],
-                "retain": about.record["retain"], "columns": columns, "rows": rows, "over": self.over,
+            json!({ "data": about.record["data"], "forget": one_or_all(&forget),
+                "retain": one_or_all(&retain), "columns": columns, "rows": rows, "over": self.over,
                 "groups": groups, "notes": notes })
             .into(),
         ))
@@ -163,6 +170,12 @@ impl Measured {
             failed: true,
         }
     }
+}
+
+/// A number where all rows have the same, else a list.
+fn one_or_all(counts: &BTreeSet<u64>) -> Value {
+    let counts: Vec<u64> = counts.iter().copied().collect();
+    if let [one] = counts[..] { json!(one) } else { json!(counts) }
 }
 
 fn role(name: &str) -> String {
