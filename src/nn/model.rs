@@ -1,6 +1,7 @@
 //! A network with its weights, as methods see it: all parameters are one vector theta, batch-norm statistics another.
 //! Theta holds the parameters in the order of `Model::spans`, each in PyTorch's layout and row-major.
 
+mod gradient;
 mod head;
 mod mask;
 mod pass;
@@ -19,6 +20,7 @@ use super::init;
 use crate::error::{Error, Result, listed};
 use crate::kernels::{self, Mode, Moments, Network, Program};
 use crate::rng::Rng;
+pub use gradient::{gradients, gradients_of};
 pub use pass::{Pass, Statistics};
 pub use teacher::Teacher;
 
@@ -376,12 +378,6 @@ impl Model {
         }
         Ok(())
     }
-
-    /// The gradient of a loss, as one vector. A loss that reaches no parameter is an error.
-    pub fn gradient(&self, loss: &Tensor) -> Result<Vec<f32>> {
-        let [gradient] = gradients(loss, [self])?;
-        Ok(gradient.to_dtype(DType::F32)?.to_vec1()?)
-    }
 }
 
 /// Theta into fresh variables, one a piece.
@@ -391,31 +387,4 @@ fn cut(theta: &Tensor, network: &dyn Network) -> Result<Vec<Var>> {
         .into_iter()
         .map(|range| Ok(Var::from_tensor(&theta.narrow(0, range.start, range.len())?.copy()?)?))
         .collect()
-}
-
-/// One backward; for each model the gradient of the loss as one vector as long as its theta: zeros where the loss does
-/// not reach. An error where it reaches none of them.
-pub fn gradients<const N: usize>(loss: &Tensor, models: [&Model; N]) -> Result<[Tensor; N]> {
-    gradients_of(loss, &models)?.try_into().map_err(|_| Error::invalid("a model has no gradient"))
-}
-
-/// `gradients` of any number of models.
-pub fn gradients_of(loss: &Tensor, models: &[&Model]) -> Result<Vec<Tensor>> {
-    let store = loss.backward()?;
-    let mut reached = false;
-    let mut all = Vec::with_capacity(models.len());
-    for model in models {
-        let mut parts = Vec::with_capacity(model.pieces.len());
-        for piece in &model.pieces {
-            match store.get(piece.as_tensor()) {
-                Some(gradient) => {
-                    reached = true;
-                    parts.push(gradient.flatten_all()?);
-                }
-                None => parts.push(piece.zeros_like()?),
-            }
-        }
-        all.push(if let [one] = parts.as_slice() { one.clone() } else { Tensor::cat(&parts, 0)? });
-    }
-    if reached { Ok(all) } else { Err(Error::NoGradient("loss".to_owned())) }
 }
