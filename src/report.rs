@@ -96,8 +96,11 @@ pub fn table(table: &Value, seconds: Seconds, format: Format) -> Sheet {
     Sheet { about: format!("{}; {brackets}", data(table)), head, lines, notes: notes(table) }
 }
 
-/// What was forgotten of which data.
+/// What was forgotten of which data; the data alone where nothing was divided.
 fn data(record: &Value) -> String {
+    if record["forget"].is_null() {
+        return text(&record["data"]).to_owned();
+    }
     // Splits of several sizes in one table are listed.
     let counts = |key: &str| match &record[key] {
         Value::Array(all) => all.iter().map(Value::to_string).collect::<Vec<_>>().join(", "),

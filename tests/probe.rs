@@ -127,7 +127,8 @@ fn a_probe_measures_encoders_and_models() {
         [stages.trained]\nkind = \"train\"\ndata = \"images\"\narch = { name = \"mlp\", hidden = [16] }\nepochs = 15\n\
         [stages.other]\nkind = \"probe\"\nmodel = \"trained\"\ndata = \"images\"\nk = 20\n";
     let place = Place::new(&recipe.replace("EPOCHS", "30"));
-    good(place.run(&["run", "r.toml"]));
+    let text = String::from_utf8_lossy(&good(place.run(&["run", "r.toml"])).stdout).into_owned();
+    assert!(text.contains("probe.knn %") && text.contains("UCI digits; `") && !text.contains("null"), "{text}");
     let barely = Place::new(&recipe.replace("EPOCHS", "1").replace("lr = 0.01", "lr = 1e-6"));
     good(barely.run(&["run", "r.toml", "probe"]));
     let values = |place: &Place, stage: &str| {
