@@ -228,3 +228,21 @@ fn field<T: serde::de::DeserializeOwned>(record: &Value, name: &str) -> Result<T
     serde_json::from_value(record[name].clone())
         .map_err(|error| Error::invalid(format!("the artifact's `{name}` cannot be read: {error}")))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A record that is read and written again keeps every bit of its numbers.
+    #[test]
+    fn numbers_of_a_record_come_back_to_the_bit() {
+        let mut rng = crate::rng::Rng::new(1).fork("numbers");
+        let mut numbers = vec![0.242_826_282_978_057_86, 0.1, 1e300];
+        numbers.extend((0..1000).map(|_| f64::from(rng.normal())));
+        let bytes = to_bytes(&Encoded { record: json!(numbers), ..Encoded::default() }).unwrap();
+        let record = from_bytes(&bytes, Path::new("artifact")).unwrap().record;
+        let back: Vec<f64> = serde_json::from_value(record).unwrap();
+        let bits = |all: &[f64]| all.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+        assert_eq!(bits(&back), bits(&numbers));
+    }
+}
