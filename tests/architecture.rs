@@ -33,7 +33,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("toml::", &["recipe/node.rs", "nn/arch.rs"]),
     ("cfg(feature", &["kernels/"]),
     ("SystemTime", &["store/"]),
-    ("Instant", &["cli/files.rs", "execute", "store/claim.rs", "terminal.rs"]),
+    ("Instant", &["cli/files.rs", "execute", "kernels/cpu/layers.rs", "store/claim.rs", "terminal.rs"]),
 ];
 
 fn sources(folder: &Path, all: &mut Vec<PathBuf>) {

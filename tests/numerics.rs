@@ -33,6 +33,7 @@ pub fn arch(case: &Case) -> Arch {
         mean: vec![0.0; 3],
         std: vec![1.0; 3],
         branches: 1,
+        convolution: recant::nn::arch::Convolution::default(),
     }
 }
 

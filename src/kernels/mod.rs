@@ -5,6 +5,7 @@
 mod cpu;
 mod program;
 mod reference;
+mod sink;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -13,10 +14,12 @@ use candle_core::{DType, Device, Tensor};
 
 use crate::error::{Error, Result};
 use crate::rng::Rng;
+pub use cpu::Buffer;
 pub use program::{Builder, Init, Layer, Norm, Op, Parameter, Program, Window};
+pub use sink::Sink;
 
 /// Raised when the CPU's kernels give other bits for the same input; a test holds them to it. Recorded with every result.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// PyTorch's `eps` of batch norm.
 pub const EPSILON: f64 = 1e-5;
@@ -58,8 +61,9 @@ pub trait Network: Send + Sync {
     /// How theta is cut: one piece where the network is one operation, one a parameter in the reference.
     fn pieces(&self) -> Vec<Range<usize>>;
     /// `x` is batch x channels x height x width; `stats` has 2 x channels (mean, variance) for each batch norm and
-    /// branch, in the order norm, branch. Tracked where `theta` or `x` is.
-    fn forward(&self, theta: &[Tensor], stats: &[Tensor], x: &Tensor, mode: &Mode) -> Result<Done>;
+    /// branch, in the order norm, branch. Tracked where `theta` or `x` is; the way back may leave the gradient of theta in
+    /// `sink` and not in candle's store.
+    fn forward(&self, theta: &[Tensor], stats: &[Tensor], x: &Tensor, mode: &Mode, sink: &Arc<Sink>) -> Result<Done>;
     /// Whether this is the slow twin.
     fn is_reference(&self) -> bool;
 }

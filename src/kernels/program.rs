@@ -125,6 +125,8 @@ pub struct Program {
     pub taps: Vec<(String, usize)>,
     pub features: usize,
     pub logits: usize,
+    /// No convolution goes by Winograd's algorithm.
+    pub direct: bool,
 }
 
 impl Program {
@@ -167,6 +169,7 @@ impl Builder {
             taps: Vec::new(),
             features: 0,
             logits: 0,
+            direct: false,
         };
         Self { program, deviation: None }
     }

@@ -12,7 +12,7 @@ use candle_nn::{
     conv_transpose2d_no_bias, conv2d, conv2d_no_bias, linear, linear_no_bias,
 };
 
-use super::{Done, EPSILON, Layer, Mode, Moments, Network, Op, Program, Window, check, dropout};
+use super::{Done, EPSILON, Layer, Mode, Moments, Network, Op, Program, Sink, Window, check, dropout};
 use crate::error::{Error, Result};
 
 pub(super) struct Reference {
@@ -146,7 +146,7 @@ impl Network for Reference {
         true
     }
 
-    fn forward(&self, theta: &[Tensor], stats: &[Tensor], x: &Tensor, mode: &Mode) -> Result<Done> {
+    fn forward(&self, theta: &[Tensor], stats: &[Tensor], x: &Tensor, mode: &Mode, _sink: &Arc<Sink>) -> Result<Done> {
         check(&self.program, stats, x, mode)?;
         let source = self.source(theta, stats, x)?;
         let mut values = vec![x.contiguous()?];

@@ -27,6 +27,26 @@ pub struct Arch {
     /// Sets of batch-norm weights and statistics; 2 with auxiliary batch norm.
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub branches: usize,
+    #[serde(default, skip_serializing_if = "Convolution::is_winograd")]
+    pub convolution: Convolution,
+}
+
+/// How 3 x 3 convolutions with stride 1 are computed on the CPU.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Convolution {
+    /// By Winograd's algorithm where that is faster: a quarter of the products, errors of some 1e-6 of the largest value.
+    #[default]
+    Winograd,
+    /// As plain sums of products.
+    Direct,
+}
+
+impl Convolution {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+    fn is_winograd(&self) -> bool {
+        *self == Self::Winograd
+    }
 }
 
 fn one() -> usize {
@@ -45,7 +65,13 @@ const STEM: Field = Field::or(
     "first layers: 3x3, 3x3 and max-pool, or 7x7 stride 2 and max-pool",
 );
 const WIDTH: Field = Field::or("width", COUNT, "64", "channels of the first stage; later stages have 2, 4, 8 times it");
-const RESNET: &[Field] = &[STEM, WIDTH];
+const CONVOLUTION: Field = Field::or(
+    "convolution",
+    Type::Choice(&["winograd", "direct"]),
+    "\"winograd\"",
+    "3x3 convolutions on the CPU: Winograd's algorithm where it is faster, or plain sums",
+);
+const RESNET: &[Field] = &[STEM, WIDTH, CONVOLUTION];
 const HE: &str = "He et al., CVPR 2016, https://arxiv.org/abs/1512.03385";
 
 static ENTRIES: [Entry; 5] = [
@@ -64,6 +90,7 @@ static ENTRIES: [Entry; 5] = [
         fields: &[
             Field::or("width", COUNT, "96", "channels of the first three layers; the others have twice it"),
             Field::or("dropout", SHARE, "0.0", "share of values dropped after each strided layer, below 1"),
+            CONVOLUTION,
         ],
     },
     Entry {
@@ -131,7 +158,7 @@ fn model(name: &str, settings: &Map<String, Value>) -> Result<(Shape, Promise)> 
     let Some(Value::String(kind)) = table.remove("family") else {
         return Err(wrong(&"no `family`"));
     };
-    for (key, value) in settings.iter().filter(|(key, _)| *key != "name") {
+    for (key, value) in settings.iter().filter(|(key, _)| !["name", CONVOLUTION.name].contains(&key.as_str())) {
         table.insert(key.clone(), value.clone());
     }
     let shape = serde_json::from_value(serde_json::json!({ kind: table }))
@@ -151,7 +178,11 @@ impl Arch {
         let table = settings.as_object().ok_or_else(|| Error::invalid("an architecture is a table with a `name`"))?;
         let name = table.get("name").and_then(Value::as_str).unwrap_or_default();
         let (shape, _) = model(name, table)?;
-        Self::build(name, shape, classes, size, mean, std)
+        let convolution = table.get(CONVOLUTION.name).map_or(Ok(Convolution::default()), |value| {
+            serde_json::from_value(value.clone())
+                .map_err(|error| Error::invalid(format!("the settings of `{name}` do not fit: {error}")))
+        })?;
+        Ok(Self { convolution, ..Self::build(name, shape, classes, size, mean, std)? })
     }
 
     /// From a shape, for networks that are no recipe's to name: generators, discriminators, heads.
@@ -164,7 +195,16 @@ impl Arch {
         std: &[f32],
     ) -> Result<Self> {
         let (mean, std) = (mean.to_vec(), std.to_vec());
-        let arch = Self { name: name.to_owned(), shape, classes, size, mean, std, branches: 1 };
+        let arch = Self {
+            name: name.to_owned(),
+            shape,
+            classes,
+            size,
+            mean,
+            std,
+            branches: 1,
+            convolution: Convolution::default(),
+        };
         arch.program()?;
         Ok(arch)
     }
@@ -199,6 +239,13 @@ impl Arch {
         let mut table = Map::new();
         table.insert("name".to_owned(), self.name.clone().into());
         for field in entry.fields {
+            if field.name == CONVOLUTION.name {
+                // how it is computed is said only where it is not as usual
+                if self.convolution != Convolution::default() {
+                    table.insert(field.name.to_owned(), serde_json::to_value(self.convolution).ok()?);
+                }
+                continue;
+            }
             table.insert(field.name.to_owned(), shape.get(field.name)?.clone());
         }
         let table = Value::Object(table);
@@ -243,6 +290,7 @@ impl Arch {
                 self.std.len()
             )));
         }
-        self.shape.program(Builder::new(self.size, self.branches), self.classes, LARGEST)
+        let program = self.shape.program(Builder::new(self.size, self.branches), self.classes, LARGEST)?;
+        Ok(Program { direct: self.convolution == Convolution::Direct, ..program })
     }
 }

@@ -18,7 +18,8 @@ use candle_core::{DType, Device, Tensor, Var};
 use super::arch::Arch;
 use super::init;
 use crate::error::{Error, Result, listed};
-use crate::kernels::{self, Mode, Moments, Network, Program};
+pub use crate::kernels::Buffer;
+use crate::kernels::{self, Mode, Moments, Network, Program, Sink};
 use crate::rng::Rng;
 pub use gradient::{gradients, gradients_of};
 pub use pass::{Pass, Statistics};
@@ -66,6 +67,8 @@ pub struct Model {
     pieces: Vec<Var>,
     /// Mean and variance of each batch norm and branch, 2 x channels.
     stats: Vec<Tensor>,
+    /// Where gradients of theta gather.
+    sink: Arc<Sink>,
 }
 
 impl std::fmt::Debug for Model {
@@ -103,7 +106,7 @@ impl Model {
         let theta = Tensor::from_vec(theta, program.len(), device)?;
         let pieces = cut(&theta, network.as_ref())?;
         let (arch, device) = (arch.clone(), device.clone());
-        Ok(Self { arch, program, network, spans, device, dtype: DType::F32, pieces, stats })
+        Ok(Self { arch, program, network, spans, device, dtype: DType::F32, pieces, stats, sink: Arc::default() })
     }
 
     /// The same weights on other kernels.
@@ -139,6 +142,7 @@ impl Model {
             dtype: self.dtype,
             pieces: self.pieces.clone(),
             stats: self.stats.clone(),
+            sink: Arc::default(),
         };
         fresh.with_backend(backend)
     }
@@ -182,7 +186,7 @@ impl Model {
             .map(|piece| if tracked { piece.as_tensor().clone() } else { piece.as_detached_tensor() })
             .collect();
         let x = if tracked { x } else { x.detach() };
-        self.network.forward(&theta, &self.stats, &x, mode)
+        self.network.forward(&theta, &self.stats, &x, mode, &self.sink)
     }
 
     /// One tracked forward. `x`: batch x channels x height x width, normalised. Statistics of the batch come back in
@@ -222,7 +226,7 @@ impl Model {
     pub fn train_through(&mut self, x: &Tensor, pass: &Pass) -> Result<Output> {
         let x = x.to_device(&self.device)?.to_dtype(self.dtype)?;
         let theta: Vec<Tensor> = self.pieces.iter().map(Var::as_detached_tensor).collect();
-        let done = self.network.forward(&theta, &self.stats, &x, &pass.mode(&self.program))?;
+        let done = self.network.forward(&theta, &self.stats, &x, &pass.mode(&self.program), &self.sink)?;
         let moments = if pass.update_stats { done.moments } else { Vec::new() };
         let output = Output { logits: done.logits, features: done.features, moments };
         self.commit(&output)?;

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::ops::{Deref, DerefMut};
 
 use candle_core::{Device, Tensor};
+use rayon::prelude::*;
 
 use super::{Loss, Recipe};
 use crate::error::{Error, Result};
-use crate::nn::model::{Model, gradients_of};
+use crate::nn::model::{Buffer, Model, gradients_of};
 use crate::nn::optim::Stepper;
 use crate::nn::schedule::{Course, Moment};
 
@@ -136,10 +137,9 @@ impl<'a> Crew<'a> {
         Ok(value)
     }
 
-    fn gradients(&self, loss: &Tensor, who: &[usize]) -> Result<Vec<Vec<f32>>> {
+    fn gradients(&self, loss: &Tensor, who: &[usize]) -> Result<Vec<Buffer>> {
         let models: Vec<&Model> = who.iter().map(|&number| self.model(number)).collect();
-        let all = gradients_of(loss, &models)?;
-        all.iter().map(|gradient| Ok(gradient.to_dtype(candle_core::DType::F32)?.to_vec1()?)).collect()
+        gradients_of(loss, &models)
     }
 
     /// The length of each term's gradient over all models.
@@ -223,6 +223,8 @@ pub(super) fn part(tensors: &BTreeMap<String, Tensor>, prefix: &str) -> BTreeMap
     named.filter_map(|(name, t)| Some((name.strip_prefix(prefix)?.to_owned(), t.clone()))).collect()
 }
 
+/// Sums over pieces of fixed size, added up in their order.
 fn length(gradient: &[f32]) -> f64 {
-    gradient.iter().map(|g| f64::from(*g).powi(2)).sum::<f64>().sqrt()
+    let pieces = gradient.par_chunks(1 << 14).map(|piece| piece.iter().map(|g| f64::from(*g).powi(2)).sum::<f64>());
+    pieces.collect::<Vec<f64>>().iter().sum::<f64>().sqrt()
 }

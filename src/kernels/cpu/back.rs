@@ -6,7 +6,7 @@ use super::forth::{Extra, Kept};
 use super::norm;
 use super::plan::{Step, Work};
 use super::pointwise::{add, flatten, global_back, multiply, transpose};
-use crate::kernels::Mode;
+use crate::kernels::{Mode, Program};
 
 pub(super) struct Back<'a> {
     pub(super) core: &'a Core,
@@ -29,12 +29,38 @@ impl Gradients {
     }
 }
 
+/// The gradient of theta, as far as the walk has come.
+struct OfTheta {
+    data: Buffer,
+    /// For each parameter, whether it is there.
+    reached: Vec<bool>,
+}
+
+impl OfTheta {
+    /// That of one parameter, to be written.
+    fn part(&mut self, program: &Program, parameter: usize) -> &mut [f32] {
+        self.reached[parameter] = true;
+        &mut self.data[program.parameters[parameter].range.clone()]
+    }
+
+    /// Zeros where the walk did not come.
+    fn finish(mut self, program: &Program) -> Buffer {
+        for (parameter, _) in program.parameters.iter().zip(&self.reached).filter(|(_, reached)| !**reached) {
+            self.data[parameter.range.clone()].fill(0.0);
+        }
+        self.data
+    }
+}
+
 impl Back<'_> {
     /// Gradients of theta and of the input, from that of logits and features.
-    pub(super) fn run(&self, above: &[f32]) -> (Option<Vec<f32>>, Option<Vec<f32>>) {
+    pub(super) fn run(&self, above: &[f32]) -> (Option<Buffer>, Option<Vec<f32>>) {
         let Self { core, batch, kept, tracked, .. } = *self;
         let program = &core.program;
-        let mut of_theta = if tracked[0] { vec![0.0; program.len()] } else { Vec::new() };
+        let mut of_theta = OfTheta {
+            data: core.pool.lend(if tracked[0] { program.len() } else { 0 }),
+            reached: vec![false; program.parameters.len()],
+        };
         let mut gradients = Gradients(program.shapes.iter().map(|_| None).collect());
         let (logits, features) = above.split_at(core.len(program.logits, batch));
         for (value, part) in [(program.logits, logits), (program.features, features)] {
@@ -58,10 +84,10 @@ impl Back<'_> {
             }
             of_x
         });
-        (tracked[0].then_some(of_theta), of_x)
+        (tracked[0].then(|| of_theta.finish(program)), of_x)
     }
 
-    fn step(&self, step: &Step, extra: &Extra, mut above: Buffer, gradients: &mut Gradients, of_theta: &mut [f32]) {
+    fn step(&self, step: &Step, extra: &Extra, mut above: Buffer, gradients: &mut Gradients, of_theta: &mut OfTheta) {
         let Self { core, mode, batch, kept, tracked } = *self;
         let program = &core.program;
         let value = |index: usize| kept.values[index].as_deref().unwrap_or_default();
@@ -72,15 +98,14 @@ impl Back<'_> {
         match (&step.work, extra) {
             (Work::Conv { conv, weight, bias }, extra) => {
                 if tracked[0] {
-                    let part = &mut of_theta[program.parameters[*weight].range.clone()];
-                    conv.gradient(batch, x, &above, &core.pool, part);
+                    conv.gradient(batch, x, &above, &core.pool, of_theta.part(program, *weight));
                     if *bias {
                         let outputs = conv.weights.outputs;
                         let mut sums = vec![0.0_f64; outputs];
                         for row in above.chunks_exact(outputs) {
                             sums.iter_mut().zip(row).for_each(|(sum, &g)| *sum += f64::from(g));
                         }
-                        let part = &mut of_theta[program.parameters[weight + 1].range.clone()];
+                        let part = of_theta.part(program, weight + 1);
                         part.iter_mut().zip(sums).for_each(|(to, sum)| *to = sum as f32);
                     }
                 }
@@ -101,8 +126,8 @@ impl Back<'_> {
                     norm::backward(x, y, [mean, inverse, weight], by_batch, *after, &mut above, below.as_deref_mut());
                 if tracked[0] {
                     let first = program.norms[*index].parameter + 2 * mode.branch;
-                    of_theta[program.parameters[first].range.clone()].copy_from_slice(&own.weight);
-                    of_theta[program.parameters[first + 1].range.clone()].copy_from_slice(&own.bias);
+                    of_theta.part(program, first).copy_from_slice(&own.weight);
+                    of_theta.part(program, first + 1).copy_from_slice(&own.bias);
                 }
                 if let Some(below) = below {
                     gradients.give(step.from, below);

@@ -1,16 +1,26 @@
 //! Memory that is used again: activations of one forward serve the next, so a training loop allocates nothing large.
 
-use std::ops::{Deref, DerefMut};
+use std::cell::Cell;
+use std::ops::{Deref, DerefMut, Range};
 use std::sync::{Arc, Mutex, PoisonError};
+
+/// Elements of a cache line; a vector that lies across two costs twice.
+const LINE: usize = 16;
+
+/// Elements up to the next line.
+fn offset(data: &[f32]) -> usize {
+    data.as_ptr().align_offset(LINE * size_of::<f32>()).min(LINE)
+}
 
 /// Buffers that nobody uses just now.
 #[derive(Debug, Default)]
-pub(super) struct Pool {
+pub struct Pool {
     shelf: Mutex<Shelf>,
 }
 
 #[derive(Debug, Default)]
 struct Shelf {
+    /// The longest idle first.
     idle: Vec<Vec<f32>>,
     /// Elements lying idle, lent, and the most that ever were lent at once.
     resting: usize,
@@ -19,10 +29,11 @@ struct Shelf {
 }
 
 impl Pool {
-    /// A buffer of that length; what it holds is anything.
+    /// A buffer of that length, on whole cache lines; what it holds is anything.
     pub(super) fn lend(self: &Arc<Self>, length: usize) -> Buffer {
+        let room = length + LINE;
         let mut shelf = self.shelf.lock().unwrap_or_else(PoisonError::into_inner);
-        let fits = |have: usize| have >= length && have <= 2 * length + 1024;
+        let fits = |have: usize| have >= room && have <= 2 * room + 1024;
         let found = shelf
             .idle
             .iter()
@@ -32,17 +43,20 @@ impl Pool {
             .map(|(index, _)| index);
         let mut data = match found {
             Some(index) => {
-                let data = shelf.idle.swap_remove(index);
+                let data = shelf.idle.remove(index);
                 shelf.resting -= data.capacity();
                 data
             }
-            None => Vec::with_capacity(length),
+            None => Vec::with_capacity(room),
         };
         shelf.lent += data.capacity();
         shelf.peak = shelf.peak.max(shelf.lent);
         drop(shelf);
-        data.resize(length, 0.0);
-        Buffer { data, pool: self.clone() }
+        if data.len() < room {
+            data.resize(room, 0.0);
+        }
+        let start = offset(&data);
+        Buffer { data, range: start..start + length, pool: self.clone() }
     }
 
     /// Elements that somebody uses just now.
@@ -54,22 +68,31 @@ impl Pool {
 
 /// Some f32 that go back to the pool when they are dropped.
 #[derive(Debug)]
-pub(super) struct Buffer {
+pub struct Buffer {
     data: Vec<f32>,
+    /// The part on whole lines.
+    range: Range<usize>,
     pool: Arc<Pool>,
+}
+
+impl Buffer {
+    /// Of no pool.
+    pub(crate) fn of(data: Vec<f32>) -> Self {
+        Self { range: 0..data.len(), data, pool: Arc::default() }
+    }
 }
 
 impl Deref for Buffer {
     type Target = [f32];
 
     fn deref(&self) -> &[f32] {
-        &self.data
+        &self.data[self.range.clone()]
     }
 }
 
 impl DerefMut for Buffer {
     fn deref_mut(&mut self) -> &mut [f32] {
-        &mut self.data
+        &mut self.data[self.range.clone()]
     }
 }
 
@@ -78,12 +101,30 @@ impl Drop for Buffer {
         let data = std::mem::take(&mut self.data);
         let mut shelf = self.pool.shelf.lock().unwrap_or_else(PoisonError::into_inner);
         shelf.lent = shelf.lent.saturating_sub(data.capacity());
-        // not more than was ever in use at once, so that other batch sizes do not add up
-        if shelf.resting + shelf.lent + data.capacity() <= shelf.peak {
-            shelf.resting += data.capacity();
-            shelf.idle.push(data);
+        shelf.resting += data.capacity();
+        shelf.idle.push(data);
+        // little more than was ever in use at once, so that other batch sizes do not add up: the longest idle goes first
+        while shelf.resting + shelf.lent > shelf.peak + shelf.peak / 4 {
+            let oldest = shelf.idle.remove(0);
+            shelf.resting -= oldest.capacity();
         }
     }
+}
+
+thread_local! {
+    static SCRATCH: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+}
+
+/// Memory for one task, of that length, on whole cache lines; what it holds is anything. The thread keeps it for the next task.
+pub(super) fn scratch<R>(length: usize, act: impl FnOnce(&mut [f32]) -> R) -> R {
+    let mut data = SCRATCH.take();
+    if data.len() < length + LINE {
+        data.resize(length + LINE, 0.0);
+    }
+    let start = offset(&data);
+    let result = act(&mut data[start..start + length]);
+    SCRATCH.set(data);
+    result
 }
 
 #[cfg(test)]

@@ -10,15 +10,16 @@ use super::buffer::{Buffer, Pool};
 use super::parallel::{Shared, each};
 use super::pointwise::add;
 use super::simd::{Level, ROWS, Strided};
+use super::winograd::Tiling;
 use crate::kernels::Window;
 
 /// Rows of outputs that one task makes, about.
 const CHUNK: usize = 256;
 /// Tasks that are enough for many cores.
-const TASKS: usize = 32;
+pub(super) const TASKS: usize = 32;
 /// Input channels summed in registers before they go to memory: with a panel of outputs, half of a first-level cache.
 /// The same at all levels, or their bits would differ.
-const DEPTH: usize = 128;
+pub(super) const DEPTH: usize = 128;
 /// Input channels that one task of the gradient of weights takes.
 const SLICE: usize = 64;
 /// Rows summed in registers by the gradient of weights before they go to memory.
@@ -51,6 +52,12 @@ impl Geometry {
     /// The geometry of the gradient of the input.
     pub(super) fn back(self) -> Self {
         Self { output: self.input, input: self.output, window: self.window, transposed: !self.transposed }
+    }
+
+    /// Products of two numbers that one image takes, for each pair of channels.
+    pub(super) fn products(&self) -> usize {
+        let all = |row: usize, place: usize| self.run(row, place, &(0..self.output[1])).map_or(0, |run| run.count);
+        (0..self.output[0]).flat_map(|row| (0..self.taps()).map(move |place| all(row, place))).sum()
     }
 
     fn taps(&self) -> usize {
@@ -108,15 +115,28 @@ impl Weights {
 
 /// Some output channels.
 #[derive(Clone, Copy, Debug)]
-struct Panel {
-    start: usize,
-    width: usize,
-    vectors: usize,
+pub(super) struct Panel {
+    pub(super) start: usize,
+    pub(super) width: usize,
+    pub(super) vectors: usize,
     /// Live lanes of the last vector.
-    last: usize,
+    pub(super) last: usize,
 }
 
-fn panels(level: Level, outputs: usize) -> Vec<Panel> {
+/// `count` rows in strips of six, four and one, as few of one as can be.
+pub(super) fn strips<K: Copy>(count: usize, [six, four, one]: [(usize, K); 3]) -> impl Iterator<Item = (usize, K)> {
+    let sixes = (0..=count / 6).rev().take(2).find(|sixes| (count - 6 * sixes).is_multiple_of(4)).unwrap_or(count / 6);
+    let fours = (count - 6 * sixes) / 4;
+    let ones = count - 6 * sixes - 4 * fours;
+    let kernels = [(six, sixes), (four, fours), (one, ones)];
+    let mut start = 0;
+    kernels.into_iter().flat_map(|(kernel, times)| std::iter::repeat_n(kernel, times)).map(move |(step, kernel)| {
+        start += step;
+        (start - step, kernel)
+    })
+}
+
+pub(super) fn panels(level: Level, outputs: usize) -> Vec<Panel> {
     (0..outputs)
         .step_by(level.panel())
         .map(|start| {
@@ -127,24 +147,41 @@ fn panels(level: Level, outputs: usize) -> Vec<Panel> {
         .collect()
 }
 
-/// Weights in the order the inner loop reads them: panel, place, input channel, output channel, zeros at the end.
+/// Weights in the order the inner loop reads them: panel, place, input channel, output channel, zeros at the end; or as
+/// Winograd's algorithm reads them.
 #[derive(Debug)]
 pub(super) struct Packed {
     data: Buffer,
     inputs: usize,
     outputs: usize,
     taps: usize,
+    tiling: Option<Tiling>,
 }
 
 /// A convolution, a transposed one or a linear layer.
 #[derive(Clone, Debug)]
 pub(super) struct Conv {
-    pub(super) level: Level,
-    pub(super) geometry: Geometry,
+    level: Level,
+    geometry: Geometry,
     pub(super) weights: Weights,
+    /// Winograd's algorithm for the outputs and for the gradient of the inputs, where it pays.
+    forth: Option<Tiling>,
+    back: Option<Tiling>,
 }
 
 impl Conv {
+    /// `direct`: never by Winograd's algorithm.
+    pub(super) fn new(level: Level, geometry: Geometry, weights: Weights, direct: bool) -> Self {
+        let tiling = |geometry: Geometry, weights| Tiling::of(level, &geometry, weights).filter(|_| !direct);
+        let (forth, back) = (tiling(geometry, weights), tiling(geometry.back(), weights.back()));
+        Self { level, geometry, weights, forth, back }
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_winograd(&self) -> bool {
+        self.forth.is_some() || self.back.is_some()
+    }
+
     /// Few input channels: the places of a window are gathered into one long row first.
     fn gathers(&self) -> bool {
         self.weights.inputs < 8 && self.weights.taps > 1 && !self.geometry.transposed
@@ -152,12 +189,12 @@ impl Conv {
 
     /// Weights for `forward`.
     pub(super) fn pack(&self, weights: &[f32], pool: &Arc<Pool>) -> Packed {
-        pack(self.level, self.weights, weights, pool)
+        pack(self.level, self.weights, self.forth, weights, pool)
     }
 
     /// Weights for `backward`.
     pub(super) fn pack_back(&self, weights: &[f32], pool: &Arc<Pool>) -> Packed {
-        pack(self.level, self.weights.back(), weights, pool)
+        pack(self.level, self.weights.back(), self.back, weights, pool)
     }
 
     /// `output` = x * weights + bias. x: input height x width x batch x inputs.
@@ -220,6 +257,9 @@ impl Conv {
     /// Writes the gradient of the weights into theta's layout. `above`: gradient of the output.
     pub(super) fn gradient(&self, batch: usize, x: &[f32], above: &[f32], pool: &Arc<Pool>, gradient: &mut [f32]) {
         let Weights { inputs, outputs, taps, .. } = self.weights;
+        if let Some(tiling) = self.forth.filter(|_| !self.geometry.transposed) {
+            return tiling.gradient(batch, x, above, pool, gradient);
+        }
         let sums = if self.gathers() {
             let [height, width] = self.geometry.output;
             let long = inputs * taps;
@@ -259,8 +299,11 @@ struct View<'a> {
     taps: usize,
 }
 
-fn pack(level: Level, weights: Weights, theta: &[f32], pool: &Arc<Pool>) -> Packed {
+fn pack(level: Level, weights: Weights, tiling: Option<Tiling>, theta: &[f32], pool: &Arc<Pool>) -> Packed {
     let Weights { inputs, outputs, input_step, output_step, taps } = weights;
+    if let Some(tiling) = tiling {
+        return Packed { data: tiling.pack(theta, pool), inputs, outputs, taps, tiling: Some(tiling) };
+    }
     let panels = panels(level, outputs);
     let rows = inputs * taps;
     let total: usize = panels.iter().map(|panel| panel.vectors * level.lanes() * rows).sum();
@@ -286,7 +329,7 @@ fn pack(level: Level, weights: Weights, theta: &[f32], pool: &Arc<Pool>) -> Pack
             }
         }
     });
-    Packed { data, inputs, outputs, taps }
+    Packed { data, inputs, outputs, taps, tiling: None }
 }
 
 /// From place x input x output to theta's layout.
@@ -310,7 +353,7 @@ fn unpack(sums: &[f32], weights: Weights, theta: &mut [f32]) {
 }
 
 /// What an output holds before products are added.
-enum Start<'a> {
+pub(super) enum Start<'a> {
     /// The bias, or 0.
     Bias(Option<&'a [f32]>),
     /// What is there.
@@ -328,6 +371,9 @@ fn product(
     output: &mut [f32],
 ) {
     let view = View { data: &weights.data, inputs: weights.inputs, outputs: weights.outputs, taps: weights.taps };
+    if let Some(tiling) = weights.tiling {
+        return tiling.product(batch, a, &weights.data, start, output);
+    }
     let [height, width] = geometry.output;
     // what the raw places of the tiles rest on
     assert_eq!(output.len(), height * width * batch * view.outputs, "an output has its geometry's size");
@@ -516,21 +562,18 @@ impl Strip<'_> {
             for place in 0..geometry.taps() {
                 let Some(run) = geometry.run(row, place, columns) else { continue };
                 let together = run.to_step == 1 && run.from_step == 1 && many == batch;
-                let (strips, length) = if together { (1, run.count * many) } else { (run.count, many) };
-                for j in 0..strips {
+                let (parts, length) = if together { (1, run.count * many) } else { (run.count, many) };
+                for j in 0..parts {
                     let to = (run.to + j * run.to_step - columns.start) * many;
                     let from = (run.row * geometry.input[1] + run.from + j * run.from_step) * batch + images.start;
                     let b = Strided(packed[to * wide..][..length * wide].as_ptr(), wide);
                     let seen = &x[from * inputs..][..length * inputs];
-                    let mut input = mine.start;
-                    for (step, kernel) in kernels {
-                        while input + step <= mine.end {
-                            let a = Strided(seen[input..].as_ptr(), inputs);
-                            // SAFETY: `seen` has `length` rows of `inputs` elements, `b` as many of `wide`; the sums
-                            // are this task's own.
-                            unsafe { kernel(length, a, b, (sums.at(home(place, input)), outputs), panel.last) };
-                            input += step;
-                        }
+                    for (input, kernel) in strips(mine.len(), kernels) {
+                        let input = mine.start + input;
+                        let a = Strided(seen[input..].as_ptr(), inputs);
+                        // SAFETY: `seen` has `length` rows of `inputs` elements, `b` as many of `wide`; the sums are this
+                        // task's own.
+                        unsafe { kernel(length, a, b, (sums.at(home(place, input)), outputs), panel.last) };
                     }
                 }
             }

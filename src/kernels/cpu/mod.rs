@@ -10,15 +10,18 @@ mod parallel;
 mod plan;
 mod pointwise;
 mod simd;
+mod transform;
+mod winograd;
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use candle_core::{CpuStorage, CustomOp2, InplaceOp1, Layout, Shape, Tensor};
 
-use super::{Done, Mode, Moments, Network, Program, check};
+use super::{Done, Mode, Moments, Network, Program, Sink, check};
 use crate::error::{Error, Result};
-use buffer::{Buffer, Pool};
+pub use buffer::Buffer;
+use buffer::Pool;
 use forth::{Forth, Kept};
 use plan::Step;
 
@@ -76,7 +79,7 @@ impl Network for Cpu {
         false
     }
 
-    fn forward(&self, theta: &[Tensor], stats: &[Tensor], x: &Tensor, mode: &Mode) -> Result<Done> {
+    fn forward(&self, theta: &[Tensor], stats: &[Tensor], x: &Tensor, mode: &Mode, sink: &Arc<Sink>) -> Result<Done> {
         let program = &self.core.program;
         let batch = check(program, stats, x, mode)?;
         let [theta] = theta else {
@@ -95,6 +98,7 @@ impl Network for Cpu {
             batch,
             tracked,
             report: report.clone(),
+            sink: sink.clone(),
             kept: OnceLock::new(),
         };
         let flat = theta.contiguous()?.apply_op2(&x.contiguous()?, operation)?;
@@ -144,6 +148,7 @@ struct Operation {
     /// Whether theta and the input are tracked.
     tracked: [bool; 2],
     report: Arc<Mutex<Report>>,
+    sink: Arc<Sink>,
     kept: OnceLock<Kept>,
 }
 
@@ -158,7 +163,7 @@ fn elements<'a>(storage: &'a CpuStorage, layout: &Layout) -> candle_core::Result
 }
 
 /// The numbers of a contiguous CPU f32 tensor.
-fn read<R>(tensor: &Tensor, act: impl FnOnce(&[f32]) -> candle_core::Result<R>) -> candle_core::Result<R> {
+pub(super) fn read<R>(tensor: &Tensor, act: impl FnOnce(&[f32]) -> candle_core::Result<R>) -> candle_core::Result<R> {
     let (storage, layout) = tensor.storage_and_layout();
     match &*storage {
         candle_core::Storage::Cpu(storage) => act(elements(storage, layout)?),
@@ -191,7 +196,7 @@ impl CustomOp2 for Operation {
 
     fn bwd(
         &self,
-        theta: &Tensor,
+        _theta: &Tensor,
         x: &Tensor,
         _result: &Tensor,
         gradient: &Tensor,
@@ -200,11 +205,14 @@ impl CustomOp2 for Operation {
             .kept
             .get()
             .ok_or_else(|| candle_core::Error::Msg("the network kept nothing for the way back".to_owned()))?;
-        let back = back::Back { core: &self.core, mode: &self.mode, batch: self.batch, kept, tracked: self.tracked };
+        let tracked = [self.tracked[0] && self.sink.is_open(), self.tracked[1]];
+        let back = back::Back { core: &self.core, mode: &self.mode, batch: self.batch, kept, tracked };
         let (of_theta, of_x) = read(&gradient.contiguous()?, |gradient| Ok(back.run(gradient)))?;
-        let of_theta = of_theta.map(|data| Tensor::from_vec(data, theta.shape(), theta.device())).transpose()?;
+        if let Some(of_theta) = of_theta {
+            self.sink.give(of_theta, |sum, new| pointwise::add_all(sum, new));
+        }
         let of_x = of_x.map(|data| Tensor::from_vec(data, x.shape(), x.device())).transpose()?;
-        Ok((of_theta, of_x))
+        Ok((None, of_x))
     }
 }
 
@@ -234,5 +242,7 @@ pub(super) fn in_place(vector: &Tensor, change: impl FnOnce(&mut [f32]) -> Resul
     operation.1.into_inner().unwrap_or_else(PoisonError::into_inner)
 }
 
+#[cfg(test)]
+mod layers;
 #[cfg(test)]
 mod tests;

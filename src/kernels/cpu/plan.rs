@@ -11,7 +11,7 @@ use crate::kernels::{Op, Program, Window};
 pub(super) enum Work {
     /// Index of the weight; the bias is the next parameter.
     Conv {
-        conv: Conv,
+        conv: Box<Conv>,
         weight: usize,
         bias: bool,
     },
@@ -88,7 +88,8 @@ pub(super) fn steps(program: &Program, level: Level) -> Vec<Step> {
             let taps = window.kernel * window.kernel;
             let (input_step, output_step) = if transposed { (outputs * taps, taps) } else { (taps, channels * taps) };
             let geometry = Geometry { output: [out_height, out_width], input: [height, width], window, transposed };
-            Conv { level, geometry, weights: Weights { inputs: channels, outputs, input_step, output_step, taps } }
+            let weights = Weights { inputs: channels, outputs, input_step, output_step, taps };
+            Box::new(Conv::new(level, geometry, weights, program.direct))
         };
         let weight = layer.parameter;
         let work = match layer.op {
@@ -99,7 +100,7 @@ pub(super) fn steps(program: &Program, level: Level) -> Vec<Step> {
                 let geometry =
                     Geometry { output: [1, 1], input: [1, 1], window: Window::new(1, 1, 0), transposed: false };
                 let weights = Weights { inputs, outputs, input_step: 1, output_step: inputs, taps: 1 };
-                Work::Conv { conv: Conv { level, geometry, weights }, weight, bias }
+                Work::Conv { conv: Box::new(Conv::new(level, geometry, weights, program.direct)), weight, bias }
             }
             Op::BatchNorm => {
                 let (mut residual, mut after) = (None, After::Nothing);

@@ -55,6 +55,16 @@ vectorised! {
     }
 }
 
+/// a += b, on all threads.
+pub(super) fn add_all(a: &mut [f32], b: &[f32]) {
+    let shared = Shared::new(a);
+    each(b.len().div_ceil(CHUNK), b.len() * 2, |chunk| {
+        let range = chunk * CHUNK..((chunk + 1) * CHUNK).min(b.len());
+        // SAFETY: each task has its own chunk.
+        add(unsafe { shared.part(range.start, range.len()) }, &b[range]);
+    });
+}
+
 vectorised! {
     /// a *= b.
     pub(super) fn multiply(a: &mut [f32], b: &[f32]) {

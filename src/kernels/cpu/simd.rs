@@ -15,6 +15,10 @@ pub(super) type Tile =
 /// `c[r][0..width] += sum over n of a[n][r] * b[n][0..width]` for `R` neighbours r in each row n of `a`.
 pub(super) type Outer = unsafe fn(rows: usize, a: Strided, b: Strided, c: (*mut f32, usize), last: usize);
 
+/// `c[r][0..width] (+)= sum over d of a[r][d] * b[d][0..width]` for `R` rows; all of `width` is whole vectors. Written
+/// where `fresh`, else added.
+pub(super) type Block = unsafe fn(depth: usize, a: Strided, b: *const f32, c: (*mut f32, usize), fresh: bool);
+
 /// A matrix by its first element and the distance of its rows.
 #[derive(Clone, Copy)]
 pub(super) struct Strided(pub(super) *const f32, pub(super) usize);
@@ -89,6 +93,35 @@ impl Level {
             (Level::Avx2, _) => avx2::tile::<2>,
             (Level::Portable, 1) => portable::tile::<1>,
             (Level::Portable, _) => portable::tile::<2>,
+        }
+    }
+
+    /// The block loops: six rows at once, four, and one.
+    pub(super) fn block(self, vectors: usize) -> [(usize, Block); 3] {
+        macro_rules! of {
+            ($level:ident, $vectors:literal) => {
+                [
+                    (6, $level::block::<6, $vectors>),
+                    (4, $level::block::<4, $vectors>),
+                    (1, $level::block::<1, $vectors>),
+                ]
+            };
+        }
+        match (self, vectors) {
+            #[cfg(target_arch = "x86_64")]
+            (Level::Avx512, 1) => of!(avx512, 1),
+            #[cfg(target_arch = "x86_64")]
+            (Level::Avx512, 2) => of!(avx512, 2),
+            #[cfg(target_arch = "x86_64")]
+            (Level::Avx512, 3) => of!(avx512, 3),
+            #[cfg(target_arch = "x86_64")]
+            (Level::Avx512, _) => of!(avx512, 4),
+            #[cfg(target_arch = "x86_64")]
+            (Level::Avx2, 1) => of!(avx2, 1),
+            #[cfg(target_arch = "x86_64")]
+            (Level::Avx2, _) => of!(avx2, 2),
+            (Level::Portable, 1) => of!(portable, 1),
+            (Level::Portable, _) => of!(portable, 2),
         }
     }
 
@@ -180,6 +213,44 @@ macro_rules! level {
             }
 
             /// # Safety
+            /// The processor has the level's features; `a` has `R` rows of `depth` elements, `b` that many packed rows of
+            /// `V` vectors, `c` `R` rows of as many.
+            $(#[$attribute])?
+            pub(in super::super) unsafe fn block<const R: usize, const V: usize>(
+                depth: usize,
+                a: Strided,
+                b: *const f32,
+                c: (*mut f32, usize),
+                fresh: bool,
+            ) {
+                let mut sums = [[zero(); V]; R];
+                for d in 0..depth {
+                    // SAFETY: d < depth.
+                    unsafe {
+                        let mut columns = [zero(); V];
+                        for (v, column) in columns.iter_mut().enumerate() {
+                            *column = load(b.add((d * V + v) * $lanes));
+                        }
+                        for r in 0..R {
+                            let factor = splat(*a.0.add(r * a.1 + d));
+                            for v in 0..V {
+                                sums[r][v] = fma(factor, columns[v], sums[r][v]);
+                            }
+                        }
+                    }
+                }
+                for r in 0..R {
+                    for (v, &sum) in sums[r].iter().enumerate() {
+                        // SAFETY: by the caller's promise.
+                        unsafe {
+                            let at = c.0.add(r * c.1 + v * $lanes);
+                            store(at, if fresh { sum } else { add(load(at), sum) });
+                        }
+                    }
+                }
+            }
+
+            /// # Safety
             /// The processor has the level's features; `a` has `rows` rows of `R` elements, `b` as many of `V` whole
             /// vectors, `c` has `R` rows of the live width.
             $(#[$attribute])?
@@ -219,12 +290,34 @@ macro_rules! level {
 }
 
 #[cfg(target_arch = "x86_64")]
-mod operations512 {
+pub(super) mod operations512 {
     use std::arch::x86_64::{__m512, _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps};
-    pub(super) use std::arch::x86_64::{
-        _mm512_add_ps as add, _mm512_fmadd_ps as fma, _mm512_loadu_ps as load, _mm512_set1_ps as splat,
-        _mm512_setzero_ps as zero, _mm512_storeu_ps as store,
+    pub(in super::super) use std::arch::x86_64::{
+        _mm512_add_ps as add, _mm512_fmadd_ps as fma, _mm512_loadu_ps as load, _mm512_mul_ps as mul,
+        _mm512_set1_ps as splat, _mm512_setzero_ps as zero, _mm512_storeu_ps as store, _mm512_sub_ps as sub,
     };
+
+    /// The first lanes, zeros for the rest.
+    ///
+    /// # Safety
+    /// So many elements are there.
+    #[target_feature(enable = "avx512f")]
+    #[inline]
+    pub(in super::super) unsafe fn load_part(at: *const f32, lanes: usize) -> __m512 {
+        // SAFETY: lanes beyond the mask are not touched.
+        unsafe { _mm512_maskz_loadu_ps((1_u16 << lanes) - 1, at) }
+    }
+
+    /// Writes the first lanes.
+    ///
+    /// # Safety
+    /// So many elements are there.
+    #[target_feature(enable = "avx512f")]
+    #[inline]
+    pub(in super::super) unsafe fn store_part(at: *mut f32, value: __m512, lanes: usize) {
+        // SAFETY: lanes beyond the mask are not touched.
+        unsafe { _mm512_mask_storeu_ps(at, (1_u16 << lanes) - 1, value) };
+    }
 
     /// Adds the first lanes.
     ///
@@ -233,21 +326,49 @@ mod operations512 {
     #[target_feature(enable = "avx512f")]
     #[inline]
     pub(super) unsafe fn add_part(at: *mut f32, sum: __m512, lanes: usize) {
-        let mask = (1_u16 << lanes) - 1;
-        // SAFETY: lanes beyond the mask are not touched.
-        unsafe { _mm512_mask_storeu_ps(at, mask, add(_mm512_maskz_loadu_ps(mask, at), sum)) };
+        // SAFETY: by the caller's promise.
+        unsafe { store_part(at, add(load_part(at, lanes), sum), lanes) };
     }
 }
 
 #[cfg(target_arch = "x86_64")]
-mod operations2 {
+pub(super) mod operations2 {
     use std::arch::x86_64::{
-        __m256, _mm256_cmpgt_epi32, _mm256_maskload_ps, _mm256_maskstore_ps, _mm256_set1_epi32, _mm256_setr_epi32,
+        __m256, __m256i, _mm256_cmpgt_epi32, _mm256_maskload_ps, _mm256_maskstore_ps, _mm256_set1_epi32,
+        _mm256_setr_epi32,
     };
-    pub(super) use std::arch::x86_64::{
-        _mm256_add_ps as add, _mm256_fmadd_ps as fma, _mm256_loadu_ps as load, _mm256_set1_ps as splat,
-        _mm256_setzero_ps as zero, _mm256_storeu_ps as store,
+    pub(in super::super) use std::arch::x86_64::{
+        _mm256_add_ps as add, _mm256_fmadd_ps as fma, _mm256_loadu_ps as load, _mm256_mul_ps as mul,
+        _mm256_set1_ps as splat, _mm256_setzero_ps as zero, _mm256_storeu_ps as store, _mm256_sub_ps as sub,
     };
+
+    #[target_feature(enable = "avx2,fma")]
+    #[inline]
+    fn mask(lanes: usize) -> __m256i {
+        _mm256_cmpgt_epi32(_mm256_set1_epi32(lanes as i32), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7))
+    }
+
+    /// The first lanes, zeros for the rest.
+    ///
+    /// # Safety
+    /// So many elements are there.
+    #[target_feature(enable = "avx2,fma")]
+    #[inline]
+    pub(in super::super) unsafe fn load_part(at: *const f32, lanes: usize) -> __m256 {
+        // SAFETY: lanes beyond the mask are not touched.
+        unsafe { _mm256_maskload_ps(at, mask(lanes)) }
+    }
+
+    /// Writes the first lanes.
+    ///
+    /// # Safety
+    /// So many elements are there.
+    #[target_feature(enable = "avx2,fma")]
+    #[inline]
+    pub(in super::super) unsafe fn store_part(at: *mut f32, value: __m256, lanes: usize) {
+        // SAFETY: lanes beyond the mask are not touched.
+        unsafe { _mm256_maskstore_ps(at, mask(lanes), value) };
+    }
 
     /// Adds the first lanes.
     ///
@@ -256,32 +377,41 @@ mod operations2 {
     #[target_feature(enable = "avx2,fma")]
     #[inline]
     pub(super) unsafe fn add_part(at: *mut f32, sum: __m256, lanes: usize) {
-        let mask = _mm256_cmpgt_epi32(_mm256_set1_epi32(lanes as i32), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
-        // SAFETY: lanes beyond the mask are not touched.
-        unsafe { _mm256_maskstore_ps(at, mask, add(_mm256_maskload_ps(at, mask), sum)) };
+        // SAFETY: by the caller's promise.
+        unsafe { store_part(at, add(load_part(at, lanes), sum), lanes) };
     }
 }
 
-mod plain {
-    pub(super) type Vector = [f32; 8];
+pub(super) mod plain {
+    pub(in super::super) type Vector = [f32; 8];
 
     #[inline]
-    pub(super) fn zero() -> Vector {
+    pub(in super::super) fn zero() -> Vector {
         [0.0; 8]
     }
 
     #[inline]
-    pub(super) fn splat(x: f32) -> Vector {
+    pub(in super::super) fn splat(x: f32) -> Vector {
         [x; 8]
     }
 
     #[inline]
-    pub(super) fn add(a: Vector, b: Vector) -> Vector {
+    pub(in super::super) fn add(a: Vector, b: Vector) -> Vector {
         std::array::from_fn(|lane| a[lane] + b[lane])
     }
 
     #[inline]
-    pub(super) fn fma(a: Vector, b: Vector, c: Vector) -> Vector {
+    pub(in super::super) fn sub(a: Vector, b: Vector) -> Vector {
+        std::array::from_fn(|lane| a[lane] - b[lane])
+    }
+
+    #[inline]
+    pub(in super::super) fn mul(a: Vector, b: Vector) -> Vector {
+        std::array::from_fn(|lane| a[lane] * b[lane])
+    }
+
+    #[inline]
+    pub(in super::super) fn fma(a: Vector, b: Vector, c: Vector) -> Vector {
         std::array::from_fn(|lane| a[lane].mul_add(b[lane], c[lane]))
     }
 
@@ -290,17 +420,39 @@ mod plain {
     /// # Safety
     /// So many elements are there.
     #[inline]
-    pub(super) unsafe fn add_part(at: *mut f32, sum: Vector, lanes: usize) {
+    pub(in super::super) unsafe fn add_part(at: *mut f32, sum: Vector, lanes: usize) {
         for (lane, value) in sum.iter().take(lanes).enumerate() {
             // SAFETY: by the caller's promise.
             unsafe { *at.add(lane) += value };
         }
     }
 
+    /// The first lanes, zeros for the rest.
+    ///
+    /// # Safety
+    /// So many elements are there.
+    #[inline]
+    pub(in super::super) unsafe fn load_part(at: *const f32, lanes: usize) -> Vector {
+        // SAFETY: by the caller's promise.
+        std::array::from_fn(|lane| if lane < lanes { unsafe { *at.add(lane) } } else { 0.0 })
+    }
+
+    /// Writes the first lanes.
+    ///
+    /// # Safety
+    /// So many elements are there.
+    #[inline]
+    pub(in super::super) unsafe fn store_part(at: *mut f32, value: Vector, lanes: usize) {
+        for (lane, value) in value.iter().take(lanes).enumerate() {
+            // SAFETY: by the caller's promise.
+            unsafe { *at.add(lane) = *value };
+        }
+    }
+
     /// # Safety
     /// Eight elements are there.
     #[inline]
-    pub(super) unsafe fn load(at: *const f32) -> Vector {
+    pub(in super::super) unsafe fn load(at: *const f32) -> Vector {
         // SAFETY: by the caller's promise; the read needs no alignment.
         unsafe { at.cast::<Vector>().read_unaligned() }
     }
@@ -308,7 +460,7 @@ mod plain {
     /// # Safety
     /// Eight elements are there.
     #[inline]
-    pub(super) unsafe fn store(at: *mut f32, vector: Vector) {
+    pub(in super::super) unsafe fn store(at: *mut f32, vector: Vector) {
         // SAFETY: by the caller's promise; the write needs no alignment.
         unsafe { at.cast::<Vector>().write_unaligned(vector) }
     }

@@ -2,6 +2,8 @@
 
 use candle_core::{DType, Device, Var};
 
+use super::buffer::Pool;
+use super::conv::{Conv, Geometry, Weights};
 use super::*;
 use crate::kernels::{Builder, Op, Window, reference};
 use crate::rng::Rng;
@@ -60,13 +62,18 @@ fn run(network: &dyn Network, program: &Program, batch: usize, dtype: DType) -> 
     let x = Var::from_tensor(&x.to_dtype(dtype).unwrap()).unwrap();
     let stats = Tensor::ones((2, 70), dtype, device).unwrap();
     let mode = Mode { batch: vec![true, false], branch: 0, rng: Some(Rng::new(3)), taps: vec![4] };
+    let sink = Arc::new(Sink::default());
     let pieces: Vec<Tensor> = theta.iter().map(|piece| piece.as_tensor().clone()).collect();
-    let done = network.forward(&pieces, &[stats.clone(), stats], &x, &mode).unwrap();
+    let done = network.forward(&pieces, &[stats.clone(), stats], &x, &mode, &sink).unwrap();
     let weights = Tensor::from_vec(normal(batch * 5, 4, 1.0), (batch, 5), device).unwrap();
     let loss = (&done.logits * weights.to_dtype(dtype).unwrap()).unwrap().sum_all().unwrap();
     let loss = (loss + done.features.sqr().unwrap().sum_all().unwrap()).unwrap();
+    sink.open();
     let store = loss.backward().unwrap();
-    let of_theta: Vec<Tensor> = pieces.iter().map(|piece| store.get(piece).unwrap().clone()).collect();
+    let of_theta: Vec<Tensor> = match sink.close() {
+        Some(own) => vec![Tensor::from_slice(&own, own.len(), device).unwrap()],
+        None => pieces.iter().map(|piece| store.get(piece).unwrap().clone()).collect(),
+    };
     vec![
         done.logits,
         done.features,
@@ -96,6 +103,113 @@ fn every_layer_is_like_the_reference_in_f64() {
     }
 }
 
+/// Output, gradient of the input added to what is there, gradient of the weights: as sums in f64.
+fn convolved(geometry: &Geometry, batch: usize, [inputs, outputs]: [usize; 2], data: [&[f32]; 4]) -> [Vec<f64>; 3] {
+    let [theta, x, above, bias] = data;
+    let ([height, width], [out_height, out_width]) = (geometry.input, geometry.output);
+    let Window { kernel, stride, padding } = geometry.window;
+    let (mut y, mut below) = (vec![0.0; above.len()], vec![1.0; x.len()]);
+    let mut of_theta = vec![0.0; theta.len()];
+    for (row, column) in (0..out_height).flat_map(|row| (0..out_width).map(move |column| (row, column))) {
+        for (image, output) in (0..batch).flat_map(|image| (0..outputs).map(move |output| (image, output))) {
+            let to = ((row * out_width + column) * batch + image) * outputs + output;
+            y[to] = f64::from(bias[output]);
+            for place in 0..kernel * kernel {
+                let Some(down) = (row * stride + place / kernel).checked_sub(padding).filter(|&at| at < height) else {
+                    continue;
+                };
+                let Some(right) = (column * stride + place % kernel).checked_sub(padding).filter(|&at| at < width)
+                else {
+                    continue;
+                };
+                for input in 0..inputs {
+                    let from = ((down * width + right) * batch + image) * inputs + input;
+                    let weight = (output * inputs + input) * kernel * kernel + place;
+                    y[to] += f64::from(x[from]) * f64::from(theta[weight]);
+                    below[from] += f64::from(above[to]) * f64::from(theta[weight]);
+                    of_theta[weight] += f64::from(x[from]) * f64::from(above[to]);
+                }
+            }
+        }
+    }
+    [y, below, of_theta]
+}
+
+#[test]
+fn every_way_of_convolving_is_the_plain_sum() {
+    let cases = [
+        // size, channels, padding, batch
+        ([4, 4], [8, 8], 1, 1),
+        ([13, 10], [24, 70], 1, 3),
+        ([9, 7], [70, 40], 1, 70),
+        ([8, 8], [33, 130], 1, 5),
+        ([10, 9], [17, 9], 0, 4),
+        ([6, 11], [9, 16], 2, 2),
+    ];
+    for (size, [inputs, outputs], padding, batch) in cases {
+        let window = Window::new(3, 1, padding);
+        let output = size.map(|size| size + 2 * padding - 2);
+        let geometry = Geometry { output, input: size, window, transposed: false };
+        let weights = Weights { inputs, outputs, input_step: 9, output_step: inputs * 9, taps: 9 };
+        let theta = normal(inputs * outputs * 9, 1, 0.1);
+        let x = normal(size[0] * size[1] * batch * inputs, 2, 1.0);
+        let above = normal(output[0] * output[1] * batch * outputs, 3, 1.0);
+        let bias = normal(outputs, 4, 1.0);
+        let truth = convolved(&geometry, batch, [inputs, outputs], [&theta, &x, &above, &bias]);
+        let pool = Arc::new(Pool::default());
+        let mut before: Option<[Vec<f32>; 3]> = None;
+        for (direct, level) in
+            [true, false].into_iter().flat_map(|way| simd::Level::all().into_iter().map(move |l| (way, l)))
+        {
+            let conv = Conv::new(level, geometry, weights, direct);
+            assert!(direct || conv.is_winograd(), "{size:?}");
+            let (mut y, mut below, mut of_theta) = (vec![9.0; above.len()], vec![1.0; x.len()], vec![9.0; theta.len()]);
+            conv.forward(batch, &x, &conv.pack(&theta, &pool), Some(&bias), &mut y);
+            conv.backward(batch, &above, &conv.pack_back(&theta, &pool), true, &mut below);
+            conv.gradient(batch, &x, &above, &pool, &mut of_theta);
+            let found = [y, below, of_theta];
+            for (index, (found, truth)) in found.iter().zip(&truth).enumerate() {
+                let largest = truth.iter().fold(0.0_f64, |a, b| a.max(b.abs()));
+                let off = found.iter().zip(truth).fold(0.0_f64, |a, (f, t)| a.max((f64::from(*f) - t).abs()));
+                let limit = if direct { 2e-6 } else { 2e-5 };
+                assert!(
+                    off <= limit * largest,
+                    "{size:?}, batch {batch}, direct {direct}, result {index}: {}",
+                    off / largest
+                );
+            }
+            // the same bits at all levels, each way
+            let same = |other: &[Vec<f32>; 3]| other.iter().zip(&found).all(|(a, b)| a == b);
+            assert!(level == simd::Level::best() || before.as_ref().is_some_and(same), "{size:?} {direct} {level:?}");
+            before = Some(found);
+        }
+    }
+}
+
+#[test]
+fn an_image_has_the_same_bits_in_any_batch() {
+    let weights = Weights { inputs: 20, outputs: 70, input_step: 9, output_step: 180, taps: 9 };
+    let geometry = Geometry { output: [9, 8], input: [9, 8], window: Window::new(3, 1, 1), transposed: false };
+    let pool = Arc::new(Pool::default());
+    let theta = normal(20 * 70 * 9, 1, 0.1);
+    let image = normal(72 * 20, 2, 1.0);
+    let conv = Conv::new(simd::Level::best(), geometry, weights, false);
+    let packed = conv.pack(&theta, &pool);
+    let mut alone = vec![0.0; 72 * 70];
+    conv.forward(1, &image, &packed, None, &mut alone);
+    for batch in [2, 37, 150] {
+        let mut x = normal(72 * 20 * batch, 3, 1.0);
+        for (pixel, values) in image.chunks_exact(20).enumerate() {
+            x[(pixel * batch + batch - 1) * 20..][..20].copy_from_slice(values);
+        }
+        let mut y = vec![0.0; 72 * 70 * batch];
+        conv.forward(batch, &x, &packed, None, &mut y);
+        for (pixel, values) in alone.chunks_exact(70).enumerate() {
+            assert_eq!(&y[(pixel * batch + batch - 1) * 70..][..70], values, "batch {batch}");
+        }
+    }
+}
+
 #[test]
 fn all_levels_give_the_same_bits() {
     let program = Arc::new(program());
@@ -110,17 +224,31 @@ fn all_levels_give_the_same_bits() {
     }
 }
 
+/// A convolution by Winograd's algorithm, weights, and three images.
+fn winograd() -> (Conv, Vec<f32>, Vec<f32>) {
+    let geometry = Geometry { output: [9, 8], input: [9, 8], window: Window::new(3, 1, 1), transposed: false };
+    let weights = Weights { inputs: 20, outputs: 20, input_step: 9, output_step: 180, taps: 9 };
+    (Conv::new(simd::Level::best(), geometry, weights, false), normal(3600, 1, 0.1), normal(72 * 20 * 3, 2, 1.0))
+}
+
 /// The bits of every kernel: other bits need a raised `kernels::VERSION`. Without the curves, whose last bit is the C
 /// library's.
 #[test]
 fn changed_bits_need_a_raised_version() {
-    const BITS: (u32, &str) = (1, "2dbaa6254e64f735");
+    const BITS: (u32, &str) = (2, "6dc6d51864e86280");
     let program = Arc::new(program_of([Op::Relu, Op::LeakyRelu(0.5)]));
     let mut hasher = blake3::Hasher::new();
     for tensor in run(&Cpu::new(program.clone()), &program, 5, DType::F32) {
         for value in tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap() {
             hasher.update(&value.to_le_bytes());
         }
+    }
+    let (conv, theta, data) = winograd();
+    let (pool, mut y, mut of_theta) = (Arc::new(Pool::default()), vec![0.0; data.len()], theta.clone());
+    conv.forward(3, &data, &conv.pack(&theta, &pool), None, &mut y);
+    conv.gradient(3, &data, &y, &pool, &mut of_theta);
+    for value in y.iter().chain(&of_theta) {
+        hasher.update(&value.to_le_bytes());
     }
     let found = (crate::kernels::VERSION, &hasher.finalize().to_hex()[..16]);
     assert_eq!(found, BITS);

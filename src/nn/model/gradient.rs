@@ -4,38 +4,84 @@ use candle_core::{DType, Tensor};
 
 use super::Model;
 use crate::error::{Error, Result};
+use crate::kernels::Buffer;
+
+/// What one backward left for a model: from its own kernels, and by candle's graph.
+struct Found {
+    own: Option<Buffer>,
+    /// One a piece of theta.
+    graph: Vec<Option<Tensor>>,
+}
+
+impl Found {
+    fn is_there(&self) -> bool {
+        self.own.is_some() || self.graph.iter().any(Option::is_some)
+    }
+
+    /// What came by candle's graph, zeros where nothing did.
+    fn by_graph(&self, model: &Model) -> Result<Tensor> {
+        let parts = self.graph.iter().zip(&model.pieces).map(|(part, piece)| match part {
+            Some(gradient) => Ok(gradient.flatten_all()?),
+            None => Ok(piece.zeros_like()?),
+        });
+        let parts: Vec<Tensor> = parts.collect::<Result<_>>()?;
+        Ok(if let [one] = parts.as_slice() { one.clone() } else { Tensor::cat(&parts, 0)? })
+    }
+}
+
+/// One backward. Only the models asked for gather gradients.
+fn walk(loss: &Tensor, models: &[&Model]) -> Result<Vec<Found>> {
+    for model in models {
+        model.sink.open();
+    }
+    let store = loss.backward();
+    let owns: Vec<Option<Buffer>> = models.iter().map(|model| model.sink.close()).collect();
+    let store = store?;
+    let found = models.iter().zip(owns).map(|(model, own)| {
+        let graph = model.pieces.iter().map(|piece| store.get(piece.as_tensor()).cloned()).collect();
+        Found { own, graph }
+    });
+    let found: Vec<Found> = found.collect();
+    if found.iter().any(Found::is_there) { Ok(found) } else { Err(Error::NoGradient("loss".to_owned())) }
+}
 
 impl Model {
     /// The gradient of a loss, as one vector. A loss that reaches no parameter is an error.
     pub fn gradient(&self, loss: &Tensor) -> Result<Vec<f32>> {
-        let [gradient] = gradients(loss, [self])?;
-        Ok(gradient.to_dtype(DType::F32)?.to_vec1()?)
+        let all = gradients_of(loss, &[self])?;
+        Ok(all.iter().flat_map(|gradient| gradient.iter().copied()).collect())
     }
 }
 
-/// One backward; for each model the gradient of the loss as one vector as long as its theta: zeros where the loss does
-/// not reach. An error where it reaches none of them.
+/// One backward; for each model the gradient of the loss as one vector as long as its theta, in the model's own type:
+/// zeros where the loss does not reach. An error where it reaches none of them.
 pub fn gradients<const N: usize>(loss: &Tensor, models: [&Model; N]) -> Result<[Tensor; N]> {
-    gradients_of(loss, &models)?.try_into().map_err(|_| Error::invalid("a model has no gradient"))
+    let mut all = Vec::with_capacity(N);
+    for (found, model) in walk(loss, &models)?.into_iter().zip(models) {
+        all.push(match &found.own {
+            Some(own) => (found.by_graph(model)? + Tensor::from_slice(own, own.len(), &model.device)?)?,
+            None => found.by_graph(model)?,
+        });
+    }
+    all.try_into().map_err(|_| Error::invalid("a model has no gradient"))
 }
 
-/// `gradients` of any number of models.
-pub fn gradients_of(loss: &Tensor, models: &[&Model]) -> Result<Vec<Tensor>> {
-    let store = loss.backward()?;
-    let mut reached = false;
+/// `gradients` of any number of models, as f32 in main memory.
+pub fn gradients_of(loss: &Tensor, models: &[&Model]) -> Result<Vec<Buffer>> {
     let mut all = Vec::with_capacity(models.len());
-    for model in models {
-        let mut parts = Vec::with_capacity(model.pieces.len());
-        for piece in &model.pieces {
-            match store.get(piece.as_tensor()) {
-                Some(gradient) => {
-                    reached = true;
-                    parts.push(gradient.flatten_all()?);
-                }
-                None => parts.push(piece.zeros_like()?),
+    for (found, model) in walk(loss, models)?.into_iter().zip(models) {
+        let graph = found.graph.iter().any(Option::is_some);
+        let rest = match &found.own {
+            Some(_) if !graph => Vec::new(),
+            _ => found.by_graph(model)?.to_dtype(DType::F32)?.to_vec1()?,
+        };
+        all.push(match found.own {
+            None => Buffer::of(rest),
+            Some(mut own) => {
+                own.iter_mut().zip(rest).for_each(|(sum, part)| *sum += part);
+                own
             }
-        }
-        all.push(if let [one] = parts.as_slice() { one.clone() } else { Tensor::cat(&parts, 0)? });
+        });
     }
-    if reached { Ok(all) } else { Err(Error::NoGradient("loss".to_owned())) }
+    Ok(all)
 }

@@ -1,0 +1,438 @@
+//! Convolution with 3 x 3 windows and stride 1 by Winograd's minimal filtering F(4 x 4, 3 x 3): a tile of 4 x 4 outputs
+//! takes 36 products a pair of channels in place of 144 (Lavin and Gray 2016, arXiv:1509.09308, with the points 0, +-1,
+//! +-2 and infinity).
+//!
+//! With d the 6 x 6 inputs of a tile and g the window, Y = A' [(G g G') o (B' d B)] A, and "o" is, for each of the 36
+//! places, one matrix product over channels. The gradient of the input is the same with the window turned round; that of
+//! the window is the transposed algorithm, G' [sum over tiles of (B' d B) o (A dY A')] G.
+//!
+//! Rows of the 36 places go in three pairs, {1, 2}, {3, 4}, {0, 5}: the two of a pair share their sums and differences,
+//! and what one task holds, 12 places of some 64 rows, stays in a second-level cache. Each output belongs to one task and
+//! sees its products in one order, whatever else is in the batch, so neither threads nor batch sizes change a bit.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::buffer::{Buffer, Pool, scratch};
+use super::conv::{DEPTH, Geometry, Panel, Start, TASKS, Weights, panels, strips};
+use super::parallel::{Shared, each};
+use super::simd::{Level, Strided};
+use super::transform::{PAIRS, Transforms};
+
+/// Outputs along one side of a tile, and the inputs they see.
+const SIDE: usize = 4;
+const SEEN: usize = 6;
+/// Places of a pair of rows.
+const PLACES: usize = 12;
+/// Floats between two places of a row of 36 matrices, beyond the matrix: one line of a cache. Sizes are powers of two
+/// all too often, and 36 lines of one cache set push each other out.
+const SKEW: usize = 16;
+/// Channels that one task of the gradient of weights takes, of inputs and of outputs.
+const SLICE: usize = 128;
+
+/// How an image is cut into tiles, for one convolution.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Tiling {
+    level: Level,
+    weights: Weights,
+    output: [usize; 2],
+    input: [usize; 2],
+    padding: usize,
+    /// The window is turned round: the geometry is that of a gradient.
+    turned: bool,
+    /// Tiles down and across.
+    tiles: [usize; 2],
+    /// Rows (tiles x batch) that a task has in hand, about.
+    rows: usize,
+}
+
+/// Some images of some neighbouring tiles.
+struct Unit {
+    tiles: Range<usize>,
+    images: Range<usize>,
+}
+
+impl Unit {
+    fn rows(&self) -> usize {
+        self.tiles.len() * self.images.len()
+    }
+}
+
+impl Tiling {
+    /// Where the algorithm fits, and saves multiplications: small images waste more of their tiles than is won.
+    pub(super) fn of(level: Level, geometry: &Geometry, weights: Weights) -> Option<Self> {
+        let Geometry { output, input, window, transposed } = *geometry;
+        let fits = window.kernel == 3 && window.stride == 1 && window.padding <= 2;
+        let tiles = output.map(|size| size.div_ceil(SIDE));
+        let pays = weights.inputs >= 8 && weights.outputs >= 8 && 2 * 36 * tiles[0] * tiles[1] <= geometry.products();
+        let padding = if transposed { 2 - window.padding.min(2) } else { window.padding };
+        // few rows where all windows stay in a second-level cache beside them, else as many as there is room for
+        let rows = if weights.inputs * weights.outputs < 100 * 100 { 32 } else { 64 };
+        (fits && pays).then_some(Self { level, weights, output, input, padding, turned: transposed, tiles, rows })
+    }
+
+    /// The images are shared out in slices, and where they are few, neighbouring tiles go together.
+    fn units(&self, batch: usize) -> Vec<Unit> {
+        let slices = batch.div_ceil(self.rows);
+        let slice = batch.div_ceil(slices);
+        let total = self.tiles[0] * self.tiles[1];
+        let together = (self.rows / slice).clamp(1, total);
+        (0..total)
+            .step_by(together)
+            .flat_map(|tile| {
+                let tiles = tile..(tile + together).min(total);
+                (0..batch)
+                    .step_by(slice)
+                    .map(move |image| Unit { tiles: tiles.clone(), images: image..(image + slice).min(batch) })
+            })
+            .collect()
+    }
+
+    /// Where pixel (row, column) of a tile's `side x side` pixels is, if it is in the image.
+    fn pixel(size: [usize; 2], first: [usize; 2], padding: usize, place: usize, side: usize) -> Option<usize> {
+        let row = (first[0] + place / side).checked_sub(padding).filter(|&row| row < size[0])?;
+        let column = (first[1] + place % side).checked_sub(padding).filter(|&column| column < size[1])?;
+        Some(row * size[1] + column)
+    }
+
+    fn first(&self, tile: usize) -> [usize; 2] {
+        [tile / self.tiles[1] * SIDE, tile % self.tiles[1] * SIDE]
+    }
+
+    fn inputs(&self, tile: usize) -> [Option<usize>; SEEN * SEEN] {
+        std::array::from_fn(|place| Self::pixel(self.input, self.first(tile), self.padding, place, SEEN))
+    }
+
+    fn outputs(&self, tile: usize) -> [Option<usize>; SIDE * SIDE] {
+        std::array::from_fn(|place| Self::pixel(self.output, self.first(tile), 0, place, SIDE))
+    }
+
+    /// G g G', in the order it is read: pair, panel, place, input channel, output channel.
+    pub(super) fn pack(&self, theta: &[f32], pool: &Arc<Pool>) -> Buffer {
+        /// Input channels of one task.
+        const CHUNK: usize = 16;
+        let Self { level, weights: Weights { inputs, outputs, input_step, output_step, .. }, .. } = *self;
+        let panels = panels(level, outputs);
+        let transforms = Transforms::at(level);
+        let pair: usize = panels.iter().map(|panel| PLACES * place(inputs, panel.vectors * level.lanes())).sum();
+        let mut packed = pool.lend(PAIRS * pair);
+        let shared = Shared::new(&mut packed);
+        let chunks = inputs.div_ceil(CHUNK);
+        each(panels.len() * chunks, 16 * pair, |task| {
+            let (panel, chunk) = (panels[task / chunks], task % chunks * CHUNK);
+            let wide = panel.vectors * level.lanes();
+            let mine = chunk..(chunk + CHUNK).min(inputs);
+            scratch(9 * CHUNK * wide, |windows| {
+                windows.fill(0.0);
+                for n in 0..panel.width {
+                    for (k, input) in mine.clone().enumerate() {
+                        let at = input * input_step + (panel.start + n) * output_step;
+                        for (place, &weight) in theta[at..at + 9].iter().enumerate() {
+                            let place = if self.turned { 8 - place } else { place };
+                            windows[(k * 9 + place) * wide + n] = weight;
+                        }
+                    }
+                }
+                for (k, input) in mine.clone().enumerate() {
+                    let window = &windows[k * 9 * wide..][..9 * wide];
+                    let home = home(level, panel, inputs) + input * wide;
+                    let end = home + (PAIRS - 1) * pair + (PLACES - 1) * place(inputs, wide) + wide;
+                    assert!(end <= PAIRS * pair, "the last place is within the buffer");
+                    // SAFETY: nine vectors' rows of `wide` in; out of each pair's 12 places one row of `wide`, this task's
+                    // own, the last of which was found to be within the buffer.
+                    unsafe { (transforms.window)(window.as_ptr(), wide, shared.at(home), place(inputs, wide), pair) };
+                }
+            });
+        });
+        packed
+    }
+
+    /// `output` = start + x * window; `x`: pixels x batch x inputs.
+    pub(super) fn product(&self, batch: usize, x: &[f32], packed: &[f32], start: &Start, output: &mut [f32]) {
+        let Self { level, weights: Weights { inputs, outputs, .. }, .. } = *self;
+        let pixels = |size: [usize; 2]| size[0] * size[1];
+        // what the raw places rest on
+        assert_eq!(x.len(), pixels(self.input) * batch * inputs, "an input has its geometry's size");
+        assert_eq!(output.len(), pixels(self.output) * batch * outputs, "an output has its geometry's size");
+        let units = self.units(batch);
+        let panels = panels(level, outputs);
+        let groups = TASKS.div_ceil(2 * units.len()).min(panels.len());
+        let group = panels.len().div_ceil(groups);
+        let groups = panels.len().div_ceil(group);
+        let work = self.tiles[0] * self.tiles[1] * batch * 36 * inputs * outputs;
+        let shared = Shared::new(output);
+        let job = Job { tiling: self, batch, x, packed };
+        each(units.len() * groups, work, |task| {
+            let mine = task % groups * group;
+            let mine = &panels[mine..(mine + group).min(panels.len())];
+            job.run(&units[task / groups], mine, start, &shared);
+        });
+    }
+
+    /// The gradient of the weights, into theta's layout. `above`: gradient of the output.
+    pub(super) fn gradient(&self, batch: usize, x: &[f32], above: &[f32], pool: &Arc<Pool>, gradient: &mut [f32]) {
+        let Weights { inputs, outputs, .. } = self.weights;
+        let pixels = |size: [usize; 2]| size[0] * size[1];
+        assert_eq!(x.len(), pixels(self.input) * batch * inputs, "an input has its geometry's size");
+        assert_eq!(above.len(), pixels(self.output) * batch * outputs, "a gradient has its geometry's size");
+        let units = self.units(batch);
+        let cut = |channels: usize| channels.div_ceil(channels.div_ceil(SLICE)).next_multiple_of(16).min(channels);
+        let (slice, strip) = (cut(inputs), cut(outputs));
+        let (slices, strips) = (inputs.div_ceil(slice), outputs.div_ceil(strip));
+        let alone = PAIRS * slices * strips;
+        let groups = (TASKS / 2).div_ceil(alone).min(units.len());
+        let group = units.len().div_ceil(groups);
+        let groups = units.len().div_ceil(group);
+        let size = 36 * place(inputs, outputs);
+        let mut sums = pool.lend(groups * size);
+        let shared = Shared::new(&mut sums);
+        each(groups * alone, self.tiles[0] * self.tiles[1] * batch * size, |task| {
+            let (mine, task) = (task / alone * group, task % alone);
+            let (pair, task) = (task / (slices * strips), task % (slices * strips));
+            let (input, output) = (task / strips * slice, task % strips * strip);
+            let part = Outer {
+                tiling: self,
+                batch,
+                pair,
+                from: input..(input + slice).min(inputs),
+                to: output..(output + strip).min(outputs),
+                home: mine / group * size + pair * PLACES * place(inputs, outputs),
+            };
+            part.run(&units[mine..(mine + group).min(units.len())], x, above, &shared);
+        });
+        self.unpack(&sums[..groups * size], gradient);
+    }
+
+    /// G' U G of the sum over groups, into theta's layout.
+    fn unpack(&self, sums: &[f32], theta: &mut [f32]) {
+        const CHUNK: usize = 16;
+        let Self { level, weights: Weights { inputs, outputs, input_step, output_step, .. }, .. } = *self;
+        let plane = place(inputs, outputs);
+        let last = (inputs - 1) * input_step + (outputs - 1) * output_step + 9;
+        assert!(last <= theta.len(), "weights have their layer's size");
+        let transforms = Transforms::at(level);
+        let shared = Shared::new(theta);
+        each(outputs.div_ceil(CHUNK), 4 * sums.len(), |task| {
+            let mine = task * CHUNK..((task + 1) * CHUNK).min(outputs);
+            let mut window = [0.0_f32; 9 * CHUNK];
+            for input in 0..inputs {
+                let places = &sums[input * outputs + mine.start..];
+                let groups = (sums.len() / (36 * plane), 36 * plane);
+                assert!((groups.0 * 36 - 1) * plane + mine.len() <= places.len(), "the last place is among the sums");
+                // SAFETY: in each group 36 places, in which the live elements of the row are; nine rows of `CHUNK` out.
+                unsafe {
+                    (transforms.unwindow)(places.as_ptr(), plane, groups, mine.len(), window.as_mut_ptr(), CHUNK);
+                };
+                for (n, output) in mine.clone().enumerate() {
+                    // SAFETY: each task has its own output channels; within the layer's weights, as was found above.
+                    let to = unsafe { shared.part(input * input_step + output * output_step, 9) };
+                    for (place, to) in to.iter_mut().enumerate() {
+                        *to = window[place * CHUNK + n];
+                    }
+                }
+            }
+        });
+    }
+}
+
+/// The distance of two places with matrices of that size.
+fn place(rows: usize, columns: usize) -> usize {
+    rows * columns + SKEW
+}
+
+/// Where a panel's packed windows begin; all panels before it are full.
+fn home(level: Level, panel: Panel, inputs: usize) -> usize {
+    panel.start / level.panel() * PLACES * place(inputs, level.panel())
+}
+
+/// A product.
+struct Job<'a> {
+    tiling: &'a Tiling,
+    batch: usize,
+    x: &'a [f32],
+    packed: &'a [f32],
+}
+
+impl Job<'_> {
+    /// Some tiles, images and channels of the output, which nobody else touches meanwhile.
+    fn run(&self, unit: &Unit, mine: &[Panel], start: &Start, output: &Shared) {
+        let Self { tiling, batch, x, packed } = *self;
+        let Tiling { level, weights: Weights { inputs, outputs, .. }, .. } = *tiling;
+        let transforms = Transforms::at(level);
+        let (rows, many) = (unit.rows(), unit.images.len());
+        let run = many * inputs;
+        let wide = level.panel();
+        let pair_size = packed.len() / PAIRS;
+        if let Start::Bias(Some(bias)) = start {
+            self.fill(unit, mine, bias, output);
+        }
+        let fresh = matches!(start, Start::Bias(None));
+        let sizes = [PLACES * place(rows, inputs), PLACES * place(rows, wide), run, many * outputs];
+        scratch(sizes.iter().sum(), |space| {
+            let (seen, rest) = space.split_at_mut(sizes[0]);
+            let (products, rest) = rest.split_at_mut(sizes[1]);
+            let (zeros, spill) = rest.split_at_mut(sizes[2]);
+            zeros.fill(0.0);
+            for pair in 0..PAIRS {
+                for (index, tile) in unit.tiles.clone().enumerate() {
+                    let pixels = tiling.inputs(tile).map(|pixel| match pixel {
+                        Some(pixel) => x[(pixel * batch + unit.images.start) * inputs..][..run].as_ptr(),
+                        None => zeros.as_ptr(),
+                    });
+                    let to = seen[index * run..].as_mut_ptr();
+                    // SAFETY: runs of `run` elements in; in each of the 12 places of rows x inputs one such run out.
+                    unsafe { (transforms.input[pair])(&pixels, 0, run, to, place(rows, inputs)) };
+                }
+                for panel in mine {
+                    let wide = panel.vectors * level.lanes();
+                    let windows = &packed[pair * pair_size + home(level, *panel, inputs)..];
+                    for index in 0..PLACES {
+                        let b = &windows[index * place(inputs, wide)..][..inputs * wide];
+                        let a = &seen[index * place(rows, inputs)..][..rows * inputs];
+                        let c = &mut products[index * place(rows, wide)..][..rows * wide];
+                        multiply(level, rows, a, b, c, panel.vectors);
+                    }
+                    for (index, tile) in unit.tiles.clone().enumerate() {
+                        let spill = spill.as_mut_ptr();
+                        let pixels = tiling.outputs(tile).map(|pixel| match pixel {
+                            Some(pixel) => output.at((pixel * batch + unit.images.start) * outputs),
+                            None => spill,
+                        });
+                        let from = &products[index * many * wide..];
+                        let fresh = fresh && pair == 0;
+                        // SAFETY: 12 places of rows x wide in; at each pixel `many` rows of `outputs` elements, of which
+                        // the panel's are this task's own.
+                        unsafe {
+                            let (from, step) = (Strided(from.as_ptr(), wide), place(rows, wide));
+                            let to = pixels.map(|pixel| pixel.wrapping_add(panel.start));
+                            (transforms.output[pair])(
+                                many,
+                                (panel.vectors, panel.last),
+                                from,
+                                step,
+                                &to,
+                                outputs,
+                                fresh,
+                            );
+                        }
+                    }
+                }
+            }
+        });
+    }
+
+    fn fill(&self, unit: &Unit, mine: &[Panel], bias: &[f32], output: &Shared) {
+        for pixel in unit.tiles.clone().flat_map(|tile| self.tiling.outputs(tile)).flatten() {
+            for image in unit.images.clone() {
+                for panel in mine {
+                    let place = (pixel * self.batch + image) * self.tiling.weights.outputs + panel.start;
+                    // SAFETY: this task's own pixels, images and channels.
+                    let part = unsafe { output.part(place, panel.width) };
+                    part.copy_from_slice(&bias[panel.start..panel.start + panel.width]);
+                }
+            }
+        }
+    }
+}
+
+/// c = a b: rows x inputs times inputs x `vectors` whole vectors.
+fn multiply(level: Level, rows: usize, a: &[f32], b: &[f32], c: &mut [f32], vectors: usize) {
+    let (inputs, wide) = (a.len() / rows, c.len() / rows);
+    for block in (0..inputs).step_by(DEPTH) {
+        let deep = DEPTH.min(inputs - block);
+        let b = &b[block * wide..][..deep * wide];
+        for (row, kernel) in strips(rows, level.block(vectors)) {
+            let a = Strided(a[row * inputs + block..].as_ptr(), inputs);
+            // SAFETY: `strips` stays below `rows`; each row of `a` has `deep` elements from `block` on, `b` as many rows
+            // of `wide`, `c` rows of `wide`.
+            unsafe { kernel(deep, a, b.as_ptr(), (c[row * wide..].as_mut_ptr(), wide), block == 0) };
+        }
+    }
+}
+
+/// One task of the gradient of the weights: one pair of rows of places, some input and output channels.
+struct Outer<'a> {
+    tiling: &'a Tiling,
+    batch: usize,
+    pair: usize,
+    from: Range<usize>,
+    to: Range<usize>,
+    /// Where this task's places begin.
+    home: usize,
+}
+
+impl Outer<'_> {
+    fn run(&self, units: &[Unit], x: &[f32], above: &[f32], sums: &Shared) {
+        let Self { tiling, batch, pair, ref from, ref to, home } = *self;
+        let Tiling { level, weights: Weights { inputs, outputs, .. }, .. } = *tiling;
+        let transforms = Transforms::at(level);
+        let (deep, wide) = (from.len(), to.len().next_multiple_of(level.lanes()));
+        let home = |index: usize, input: usize| home + index * place(inputs, outputs) + input * outputs + to.start;
+        for index in 0..PLACES {
+            for input in from.clone() {
+                // SAFETY: each task has its own group, places, input and output channels.
+                unsafe { sums.part(home(index, input), to.len()) }.fill(0.0);
+            }
+        }
+        let most = units.iter().map(Unit::rows).max().unwrap_or(0);
+        let images = units.iter().map(|unit| unit.images.len()).max().unwrap_or(0);
+        let none = inputs.max(outputs) * images;
+        let sizes = [PLACES * place(most, deep), PLACES * place(most, wide), none];
+        scratch(sizes.iter().sum(), |space| {
+            let (seen, rest) = space.split_at_mut(sizes[0]);
+            let (gradients, zeros) = rest.split_at_mut(sizes[1]);
+            zeros.fill(0.0);
+            for unit in units {
+                let (rows, many) = (unit.rows(), unit.images.len());
+                for (index, tile) in unit.tiles.clone().enumerate() {
+                    let pixels = tiling.inputs(tile).map(|pixel| match pixel {
+                        Some(pixel) => x[(pixel * batch + unit.images.start) * inputs..][..many * inputs].as_ptr(),
+                        None => zeros.as_ptr(),
+                    });
+                    let grads = tiling.outputs(tile).map(|pixel| match pixel {
+                        Some(pixel) => {
+                            above[(pixel * batch + unit.images.start) * outputs..][..many * outputs].as_ptr()
+                        }
+                        None => zeros.as_ptr(),
+                    });
+                    // all images at once where rows follow each other, else one after the other
+                    let all = |channels: usize, mine: usize, room: usize| {
+                        if channels == mine && mine == room { (1, many * mine) } else { (many, mine) }
+                    };
+                    let (times, run) = all(inputs, deep, deep);
+                    for image in 0..times {
+                        let seen = seen[(index * many + image) * deep..].as_mut_ptr();
+                        // SAFETY: at each pixel `many` rows of all channels, of which this task's are read; one row, or all,
+                        // in each of the 12 places out.
+                        unsafe {
+                            let start = image * inputs + from.start;
+                            (transforms.input[pair])(&pixels, start, run, seen, place(rows, deep));
+                        }
+                    }
+                    let (times, run) = all(outputs, to.len(), wide);
+                    for image in 0..times {
+                        let gradients = gradients[(index * many + image) * wide..].as_mut_ptr();
+                        // SAFETY: as above.
+                        unsafe {
+                            let start = image * outputs + to.start;
+                            (transforms.gradient[pair])(&grads, start, run, gradients, place(rows, wide));
+                        }
+                    }
+                }
+                for index in 0..PLACES {
+                    let a = &seen[index * place(rows, deep)..][..rows * deep];
+                    let b = &gradients[index * place(rows, wide)..][..rows * wide];
+                    for panel in panels(level, to.len()) {
+                        for (input, kernel) in strips(deep, level.outer(panel.vectors)) {
+                            let c = sums.at(home(index, from.start + input) + panel.start);
+                            let (a, b) = (Strided(a[input..].as_ptr(), deep), Strided(b[panel.start..].as_ptr(), wide));
+                            // SAFETY: `a` has `rows` rows of `deep` elements, of which `strips` stays within, `b` as many
+                            // of whole vectors; the sums are this task's own.
+                            unsafe { kernel(rows, a, b, (c, outputs), panel.last) };
+                        }
+                    }
+                }
+            }
+        });
+    }
+}
