@@ -572,6 +572,18 @@ fn dropout_draws_by_step_and_not_in_evaluation() {
 }
 
 #[test]
+fn a_way_back_for_other_parameters_is_an_error() {
+    let arch = Arch::new(&json!({"name": "mlp", "hidden": [3]}), 2, [1, 2, 2], &[0.0], &[1.0]).unwrap();
+    let mut model = Model::init(&arch, &Rng::new(0), &Device::Cpu).unwrap();
+    let x = Tensor::ones((2, 1, 2, 2), DType::F32, &Device::Cpu).unwrap();
+    let loss = model.train(&x).unwrap().logits.sqr().unwrap().sum_all().unwrap();
+    assert!(model.gradient(&loss).is_ok());
+    model.update(|theta| Ok(theta[0] += 1.0)).unwrap();
+    let error = model.gradient(&loss).unwrap_err().to_string();
+    assert!(error.contains("walk back first"), "{error}");
+}
+
+#[test]
 fn a_single_value_a_channel_leaves_the_statistics_alone() {
     // layer4 sees 1 x 1: with one image PyTorch refuses; here the layer gives its bias
     let size = [1, 8, 8];

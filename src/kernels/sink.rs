@@ -1,13 +1,17 @@
 //! Where gradients of theta gather, beside candle's graph: candle would make and add up vectors as long as theta for each
 //! forward.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use super::Buffer;
 
 /// The gradient of one model's theta, if somebody asks for it.
 #[derive(Debug, Default)]
-pub struct Sink(Mutex<State>);
+pub struct Sink {
+    state: Mutex<State>,
+    changes: AtomicU64,
+}
 
 #[derive(Debug, Default)]
 struct State {
@@ -17,7 +21,7 @@ struct State {
 
 impl Sink {
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// From now on gradients are wanted, beginning at nothing.
@@ -28,6 +32,16 @@ impl Sink {
     /// What came in; nothing more is wanted.
     pub fn close(&self) -> Option<Buffer> {
         std::mem::take(&mut *self.state()).sum
+    }
+
+    /// Theta is another from now on.
+    pub fn theta_changed(&self) {
+        self.changes.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How often theta changed: the way back is for the theta of the way forth.
+    pub(super) fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Relaxed)
     }
 
     pub(super) fn is_open(&self) -> bool {

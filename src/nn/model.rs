@@ -328,6 +328,7 @@ impl Model {
                 theta.dims()
             )));
         }
+        self.sink.theta_changed();
         let theta = theta.to_device(&self.device)?.to_dtype(self.dtype)?.detach();
         let mut start = 0;
         for piece in &self.pieces {
@@ -344,6 +345,7 @@ impl Model {
         if self.dtype != DType::F32 {
             return Err(Error::invalid("parameters in f64 change through `set_theta_tensor`"));
         }
+        self.sink.theta_changed();
         match self.pieces.as_slice() {
             [one] if self.device.is_cpu() => kernels::in_place(one.as_tensor(), change),
             _ => {

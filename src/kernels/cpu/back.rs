@@ -13,6 +13,8 @@ pub(super) struct Back<'a> {
     pub(super) mode: &'a Mode,
     pub(super) batch: usize,
     pub(super) kept: &'a Kept,
+    /// As it was on the way forth.
+    pub(super) theta: &'a [f32],
     /// Whether theta and the input are tracked.
     pub(super) tracked: [bool; 2],
 }
@@ -88,7 +90,7 @@ impl Back<'_> {
     }
 
     fn step(&self, step: &Step, extra: &Extra, mut above: Buffer, gradients: &mut Gradients, of_theta: &mut OfTheta) {
-        let Self { core, mode, batch, kept, tracked } = *self;
+        let Self { core, mode, batch, kept, theta, tracked } = *self;
         let program = &core.program;
         let value = |index: usize| kept.values[index].as_deref().unwrap_or_default();
         let (x, y) = (value(step.from), value(step.to));
@@ -96,7 +98,7 @@ impl Back<'_> {
         let depth = channels * batch;
         let needed = kept.needed[step.from];
         match (&step.work, extra) {
-            (Work::Conv { conv, weight, bias }, extra) => {
+            (Work::Conv { conv, weight, bias }, _) => {
                 if tracked[0] {
                     conv.gradient(batch, x, &above, &core.pool, of_theta.part(program, *weight));
                     if *bias {
@@ -109,12 +111,13 @@ impl Back<'_> {
                         part.iter_mut().zip(sums).for_each(|(to, sum)| *to = sum as f32);
                     }
                 }
-                if let (true, Extra::Weights(weights)) = (needed, extra) {
+                if needed {
+                    let weights = conv.pack_back(&theta[program.parameters[*weight].range.clone()], &core.pool);
                     if let Some(sum) = &mut gradients.0[step.from] {
-                        conv.backward(batch, &above, weights, true, sum);
+                        conv.backward(batch, &above, &weights, true, sum);
                     } else {
                         let mut below = core.lend(step.from, batch);
-                        conv.backward(batch, &above, weights, false, &mut below);
+                        conv.backward(batch, &above, &weights, false, &mut below);
                         gradients.give(step.from, below);
                     }
                 }

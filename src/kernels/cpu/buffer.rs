@@ -12,6 +12,23 @@ fn offset(data: &[f32]) -> usize {
     data.as_ptr().align_offset(LINE * size_of::<f32>()).min(LINE)
 }
 
+/// An empty vector with room for so many. Large ones ask the system for large pages: faster to get, and matrices that lie
+/// far apart need fewer of them.
+fn fresh(room: usize) -> Vec<f32> {
+    let data: Vec<f32> = Vec::with_capacity(room);
+    #[cfg(target_os = "linux")]
+    {
+        const PAGE: usize = 1 << 21;
+        let start = (data.as_ptr() as usize).next_multiple_of(PAGE);
+        let end = (data.as_ptr() as usize + room * size_of::<f32>()) / PAGE * PAGE;
+        if end > start {
+            // SAFETY: whole pages within the vector's own memory; this is advice, and does nothing where it is not taken.
+            unsafe { libc::madvise(start as *mut libc::c_void, end - start, libc::MADV_HUGEPAGE) };
+        }
+    }
+    data
+}
+
 /// Buffers that nobody uses just now.
 #[derive(Debug, Default)]
 pub struct Pool {
@@ -47,7 +64,7 @@ impl Pool {
                 shelf.resting -= data.capacity();
                 data
             }
-            None => Vec::with_capacity(room),
+            None => fresh(room),
         };
         shelf.lent += data.capacity();
         shelf.peak = shelf.peak.max(shelf.lent);
@@ -119,6 +136,7 @@ thread_local! {
 pub(super) fn scratch<R>(length: usize, act: impl FnOnce(&mut [f32]) -> R) -> R {
     let mut data = SCRATCH.take();
     if data.len() < length + LINE {
+        data = fresh(length + LINE);
         data.resize(length + LINE, 0.0);
     }
     let start = offset(&data);

@@ -502,18 +502,24 @@ fn outer(
         };
         strip.run(x, above, rows..(rows + group).min(height), &shared);
     });
-    if groups > 1 {
-        let (first, others) = sums.split_at_mut(size);
-        let shared = Shared::new(first);
-        let chunk = size.div_ceil(TASKS);
-        each(size.div_ceil(chunk), groups * size, |task| {
-            let range = task * chunk..((task + 1) * chunk).min(size);
-            // SAFETY: each task has its own part.
-            let first = unsafe { shared.part(range.start, range.len()) };
-            others.chunks_exact(size).for_each(|other| add(first, &other[range.clone()]));
-        });
-    }
+    total(&mut sums, groups, size);
     sums
+}
+
+/// Adds the parts of a sum, each of that size, to the first, in their order.
+pub(super) fn total(sums: &mut [f32], parts: usize, size: usize) {
+    if parts < 2 {
+        return;
+    }
+    let (first, others) = sums[..parts * size].split_at_mut(size);
+    let shared = Shared::new(first);
+    let chunk = size.div_ceil(TASKS);
+    each(size.div_ceil(chunk), parts * size, |task| {
+        let range = task * chunk..((task + 1) * chunk).min(size);
+        // SAFETY: each task has its own part.
+        let first = unsafe { shared.part(range.start, range.len()) };
+        others.chunks_exact(size).for_each(|other| add(first, &other[range.clone()]));
+    });
 }
 
 /// One task of the gradient of the weights: some rows of the image, some input and output channels.

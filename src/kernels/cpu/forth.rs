@@ -1,7 +1,6 @@
 //! Forward through all steps.
 
 use super::buffer::Buffer;
-use super::conv::Packed;
 use super::norm::{self, Seen};
 use super::plan::{Step, Work};
 use super::pointwise::{add, flatten, global, multiply, transpose};
@@ -12,8 +11,6 @@ use crate::kernels::{Mode, dropout};
 #[derive(Debug)]
 pub(super) enum Extra {
     Nothing,
-    /// Weights as the gradient of the input sees them: those of this forward, whatever theta is by then.
-    Weights(Packed),
     Norm {
         mean: Vec<f32>,
         inverse: Vec<f32>,
@@ -56,7 +53,7 @@ impl Forth<'_> {
         let stays = |value: usize| value == program.features || value == program.logits || mode.taps.contains(&value);
         for (index, step) in core.steps.iter().enumerate() {
             let mut y = core.lend(step.to, batch);
-            extras.push(self.step(step, theta, &values, &mut y, needed[step.from], &mut report));
+            extras.push(self.step(step, theta, &values, &mut y, &mut report));
             values[step.to] = Some(y);
             if !track {
                 for value in step.reads().filter(|&value| core.last[value] == index && !stays(value)) {
@@ -102,7 +99,6 @@ impl Forth<'_> {
         theta: &[f32],
         values: &[Option<Buffer>],
         y: &mut Buffer,
-        below: bool,
         report: &mut Report,
     ) -> Extra {
         let Self { core, mode, stats, batch } = *self;
@@ -116,7 +112,7 @@ impl Forth<'_> {
             Work::Conv { conv, weight, bias } => {
                 let bias = bias.then(|| parameter(weight + 1));
                 conv.forward(batch, x, &conv.pack(parameter(*weight), &core.pool), bias, y);
-                if below { Extra::Weights(conv.pack_back(parameter(*weight), &core.pool)) } else { Extra::Nothing }
+                Extra::Nothing
             }
             Work::Norm { norm: index, residual, after } => {
                 let first = program.norms[*index].parameter + 2 * mode.branch;

@@ -98,6 +98,7 @@ impl Network for Cpu {
             batch,
             tracked,
             report: report.clone(),
+            changes: sink.changes(),
             sink: sink.clone(),
             kept: OnceLock::new(),
         };
@@ -149,6 +150,8 @@ struct Operation {
     tracked: [bool; 2],
     report: Arc<Mutex<Report>>,
     sink: Arc<Sink>,
+    /// Of theta, up to this forward.
+    changes: u64,
     kept: OnceLock<Kept>,
 }
 
@@ -196,7 +199,7 @@ impl CustomOp2 for Operation {
 
     fn bwd(
         &self,
-        _theta: &Tensor,
+        theta: &Tensor,
         x: &Tensor,
         _result: &Tensor,
         gradient: &Tensor,
@@ -205,9 +208,17 @@ impl CustomOp2 for Operation {
             .kept
             .get()
             .ok_or_else(|| candle_core::Error::Msg("the network kept nothing for the way back".to_owned()))?;
+        if self.changes != self.sink.changes() {
+            let words = "the parameters changed between a forward and its way back: walk back first";
+            return Err(candle_core::Error::Msg(words.to_owned()));
+        }
         let tracked = [self.tracked[0] && self.sink.is_open(), self.tracked[1]];
-        let back = back::Back { core: &self.core, mode: &self.mode, batch: self.batch, kept, tracked };
-        let (of_theta, of_x) = read(&gradient.contiguous()?, |gradient| Ok(back.run(gradient)))?;
+        let (of_theta, of_x) = read(&gradient.contiguous()?, |gradient| {
+            read(theta, |theta| {
+                let back = back::Back { core: &self.core, mode: &self.mode, batch: self.batch, kept, theta, tracked };
+                Ok(back.run(gradient))
+            })
+        })?;
         if let Some(of_theta) = of_theta {
             self.sink.give(of_theta, |sum, new| pointwise::add_all(sum, new));
         }

@@ -34,10 +34,8 @@ type Output = unsafe fn(
 );
 /// Nine rows of `wide` elements, to 12 places `step` apart in each of three pairs `pair` apart.
 type Window = unsafe fn(window: *const f32, wide: usize, to: *mut f32, step: usize, pair: usize);
-/// `live` elements of 36 places `step` apart, in the order pair, place, summed over so many groups so far apart: to whole
-/// vectors of nine rows of `wide`.
-type Unwindow =
-    unsafe fn(places: *const f32, step: usize, groups: (usize, usize), live: usize, window: *mut f32, wide: usize);
+/// `wide` elements, whole vectors, of 36 places `step` apart, in the order pair, place, to nine rows.
+type Unwindow = unsafe fn(places: *const f32, step: usize, wide: usize, window: *mut f32);
 
 /// The transforms of a level.
 pub(super) struct Transforms {
@@ -333,26 +331,14 @@ macro_rules! level {
             /// # Safety
             /// As the type says; the processor has the level's features.
             $(#[$attribute])?
-            unsafe fn unwindow(
-                places: *const f32,
-                step: usize,
-                (groups, apart): (usize, usize),
-                live: usize,
-                window: *mut f32,
-                wide: usize,
-            ) {
-                for at in (0..live).step_by($lanes) {
-                    let live = (live - at).min($lanes);
+            unsafe fn unwindow(places: *const f32, step: usize, wide: usize, window: *mut f32) {
+                for at in (0..wide).step_by($lanes) {
                     let mut columns = [[zero(); 3]; 6];
                     for (column, to) in columns.iter_mut().enumerate() {
                         // row r of the places is a half of a pair
                         let u = [24, 0, 6, 12, 18, 30].map(|row| {
-                            // SAFETY: `live` elements of each group's place.
-                            unsafe {
-                                let from = places.add((row + column) * step + at);
-                                let first = get(from, live);
-                                (1..groups).fold(first, |sum, group| add(sum, get(from.add(group * apart), live)))
-                            }
+                            // SAFETY: a whole vector of the place.
+                            unsafe { load(places.add((row + column) * step + at)) }
                         });
                         *to = narrow(u);
                     }

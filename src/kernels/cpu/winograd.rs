@@ -14,7 +14,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::buffer::{Buffer, Pool, scratch};
-use super::conv::{DEPTH, Geometry, Panel, Start, TASKS, Weights, panels, strips};
+use super::conv::{DEPTH, Geometry, Panel, Start, TASKS, Weights, panels, strips, total};
 use super::parallel::{Shared, each};
 use super::simd::{Level, Strided};
 use super::transform::{PAIRS, Transforms};
@@ -27,8 +27,9 @@ const PLACES: usize = 12;
 /// Floats between two places of a row of 36 matrices, beyond the matrix: one line of a cache. Sizes are powers of two
 /// all too often, and 36 lines of one cache set push each other out.
 const SKEW: usize = 16;
-/// Channels that one task of the gradient of weights takes, of inputs and of outputs.
-const SLICE: usize = 128;
+/// Channels that one task of the gradient of weights takes, of inputs and of outputs: its 36 sums stay in a second-level
+/// cache.
+const SLICE: usize = 64;
 
 /// How an image is cut into tiles, for one convolution.
 #[derive(Clone, Copy, Debug)]
@@ -179,59 +180,26 @@ impl Tiling {
         let cut = |channels: usize| channels.div_ceil(channels.div_ceil(SLICE)).next_multiple_of(16).min(channels);
         let (slice, strip) = (cut(inputs), cut(outputs));
         let (slices, strips) = (inputs.div_ceil(slice), outputs.div_ceil(strip));
-        let alone = PAIRS * slices * strips;
-        let groups = (TASKS / 2).div_ceil(alone).min(units.len());
+        // where channels give few tasks, tiles are shared out too, and each group of them has sums of its own
+        let groups = (TASKS / 2).div_ceil(slices * strips).min(units.len());
         let group = units.len().div_ceil(groups);
         let groups = units.len().div_ceil(group);
-        let size = 36 * place(inputs, outputs);
-        let mut sums = pool.lend(groups * size);
-        let shared = Shared::new(&mut sums);
-        each(groups * alone, self.tiles[0] * self.tiles[1] * batch * size, |task| {
-            let (mine, task) = (task / alone * group, task % alone);
-            let (pair, task) = (task / (slices * strips), task % (slices * strips));
+        let size = 9 * inputs * outputs;
+        assert_eq!(gradient.len(), size, "weights have their layer's size");
+        let mut sums = pool.lend(if groups > 1 { groups * size } else { 0 });
+        let shared = Shared::new(if groups > 1 { &mut sums } else { gradient });
+        let work = self.tiles[0] * self.tiles[1] * batch * 36 * inputs * outputs;
+        each(groups * slices * strips, work, |task| {
+            let (mine, task) = (task / (slices * strips), task % (slices * strips));
             let (input, output) = (task / strips * slice, task % strips * strip);
-            let part = Outer {
-                tiling: self,
-                batch,
-                pair,
-                from: input..(input + slice).min(inputs),
-                to: output..(output + strip).min(outputs),
-                home: mine / group * size + pair * PLACES * place(inputs, outputs),
-            };
-            part.run(&units[mine..(mine + group).min(units.len())], x, above, &shared);
+            let (from, to) = (input..(input + slice).min(inputs), output..(output + strip).min(outputs));
+            let part = Outer { tiling: self, batch, from, to, home: mine * size };
+            part.run(&units[mine * group..((mine + 1) * group).min(units.len())], x, above, &shared);
         });
-        self.unpack(&sums[..groups * size], gradient);
-    }
-
-    /// G' U G of the sum over groups, into theta's layout.
-    fn unpack(&self, sums: &[f32], theta: &mut [f32]) {
-        const CHUNK: usize = 16;
-        let Self { level, weights: Weights { inputs, outputs, input_step, output_step, .. }, .. } = *self;
-        let plane = place(inputs, outputs);
-        let last = (inputs - 1) * input_step + (outputs - 1) * output_step + 9;
-        assert!(last <= theta.len(), "weights have their layer's size");
-        let transforms = Transforms::at(level);
-        let shared = Shared::new(theta);
-        each(outputs.div_ceil(CHUNK), 4 * sums.len(), |task| {
-            let mine = task * CHUNK..((task + 1) * CHUNK).min(outputs);
-            let mut window = [0.0_f32; 9 * CHUNK];
-            for input in 0..inputs {
-                let places = &sums[input * outputs + mine.start..];
-                let groups = (sums.len() / (36 * plane), 36 * plane);
-                assert!((groups.0 * 36 - 1) * plane + mine.len() <= places.len(), "the last place is among the sums");
-                // SAFETY: in each group 36 places, in which the live elements of the row are; nine rows of `CHUNK` out.
-                unsafe {
-                    (transforms.unwindow)(places.as_ptr(), plane, groups, mine.len(), window.as_mut_ptr(), CHUNK);
-                };
-                for (n, output) in mine.clone().enumerate() {
-                    // SAFETY: each task has its own output channels; within the layer's weights, as was found above.
-                    let to = unsafe { shared.part(input * input_step + output * output_step, 9) };
-                    for (place, to) in to.iter_mut().enumerate() {
-                        *to = window[place * CHUNK + n];
-                    }
-                }
-            }
-        });
+        if groups > 1 {
+            total(&mut sums, groups, size);
+            gradient.copy_from_slice(&sums[..size]);
+        }
     }
 }
 
@@ -350,89 +318,120 @@ fn multiply(level: Level, rows: usize, a: &[f32], b: &[f32], c: &mut [f32], vect
     }
 }
 
-/// One task of the gradient of the weights: one pair of rows of places, some input and output channels.
+/// One task of the gradient of the weights: some tiles, some input and output channels.
 struct Outer<'a> {
     tiling: &'a Tiling,
     batch: usize,
-    pair: usize,
     from: Range<usize>,
     to: Range<usize>,
-    /// Where this task's places begin.
+    /// Where the windows of this task's tiles begin.
     home: usize,
 }
 
 impl Outer<'_> {
-    fn run(&self, units: &[Unit], x: &[f32], above: &[f32], sums: &Shared) {
-        let Self { tiling, batch, pair, ref from, ref to, home } = *self;
-        let Tiling { level, weights: Weights { inputs, outputs, .. }, .. } = *tiling;
-        let transforms = Transforms::at(level);
+    fn run(&self, units: &[Unit], x: &[f32], above: &[f32], windows: &Shared) {
+        let Self { tiling, ref from, ref to, home, .. } = *self;
+        let Tiling { level, weights, .. } = *tiling;
         let (deep, wide) = (from.len(), to.len().next_multiple_of(level.lanes()));
-        let home = |index: usize, input: usize| home + index * place(inputs, outputs) + input * outputs + to.start;
-        for index in 0..PLACES {
-            for input in from.clone() {
-                // SAFETY: each task has its own group, places, input and output channels.
-                unsafe { sums.part(home(index, input), to.len()) }.fill(0.0);
-            }
-        }
         let most = units.iter().map(Unit::rows).max().unwrap_or(0);
         let images = units.iter().map(|unit| unit.images.len()).max().unwrap_or(0);
-        let none = inputs.max(outputs) * images;
-        let sizes = [PLACES * place(most, deep), PLACES * place(most, wide), none];
+        let none = weights.inputs.max(weights.outputs) * images;
+        let apart = place(deep, wide);
+        let sizes = [PAIRS * PLACES * apart, PLACES * place(most, deep), PLACES * place(most, wide), none, 9 * wide];
         scratch(sizes.iter().sum(), |space| {
-            let (seen, rest) = space.split_at_mut(sizes[0]);
-            let (gradients, zeros) = rest.split_at_mut(sizes[1]);
+            let (places, rest) = space.split_at_mut(sizes[0]);
+            let (seen, rest) = rest.split_at_mut(sizes[1]);
+            let (gradients, rest) = rest.split_at_mut(sizes[2]);
+            let (zeros, window) = rest.split_at_mut(sizes[3]);
+            places.fill(0.0);
             zeros.fill(0.0);
             for unit in units {
-                let (rows, many) = (unit.rows(), unit.images.len());
-                for (index, tile) in unit.tiles.clone().enumerate() {
-                    let pixels = tiling.inputs(tile).map(|pixel| match pixel {
-                        Some(pixel) => x[(pixel * batch + unit.images.start) * inputs..][..many * inputs].as_ptr(),
-                        None => zeros.as_ptr(),
-                    });
-                    let grads = tiling.outputs(tile).map(|pixel| match pixel {
-                        Some(pixel) => {
-                            above[(pixel * batch + unit.images.start) * outputs..][..many * outputs].as_ptr()
-                        }
-                        None => zeros.as_ptr(),
-                    });
-                    // all images at once where rows follow each other, else one after the other
-                    let all = |channels: usize, mine: usize, room: usize| {
-                        if channels == mine && mine == room { (1, many * mine) } else { (many, mine) }
-                    };
-                    let (times, run) = all(inputs, deep, deep);
-                    for image in 0..times {
-                        let seen = seen[(index * many + image) * deep..].as_mut_ptr();
-                        // SAFETY: at each pixel `many` rows of all channels, of which this task's are read; one row, or all,
-                        // in each of the 12 places out.
-                        unsafe {
-                            let start = image * inputs + from.start;
-                            (transforms.input[pair])(&pixels, start, run, seen, place(rows, deep));
-                        }
-                    }
-                    let (times, run) = all(outputs, to.len(), wide);
-                    for image in 0..times {
-                        let gradients = gradients[(index * many + image) * wide..].as_mut_ptr();
-                        // SAFETY: as above.
-                        unsafe {
-                            let start = image * outputs + to.start;
-                            (transforms.gradient[pair])(&grads, start, run, gradients, place(rows, wide));
-                        }
+                for pair in 0..PAIRS {
+                    self.transform(unit, pair, [x, above], zeros, [&mut *seen, &mut *gradients]);
+                    let rows = unit.rows();
+                    for index in 0..PLACES {
+                        let a = &seen[index * place(rows, deep)..][..rows * deep];
+                        let b = &gradients[index * place(rows, wide)..][..rows * wide];
+                        let c = &mut places[(pair * PLACES + index) * apart..][..deep * wide];
+                        accumulate(level, rows, a, b, c);
                     }
                 }
-                for index in 0..PLACES {
-                    let a = &seen[index * place(rows, deep)..][..rows * deep];
-                    let b = &gradients[index * place(rows, wide)..][..rows * wide];
-                    for panel in panels(level, to.len()) {
-                        for (input, kernel) in strips(deep, level.outer(panel.vectors)) {
-                            let c = sums.at(home(index, from.start + input) + panel.start);
-                            let (a, b) = (Strided(a[input..].as_ptr(), deep), Strided(b[panel.start..].as_ptr(), wide));
-                            // SAFETY: `a` has `rows` rows of `deep` elements, of which `strips` stays within, `b` as many
-                            // of whole vectors; the sums are this task's own.
-                            unsafe { kernel(rows, a, b, (c, outputs), panel.last) };
-                        }
+            }
+            for (k, input) in from.clone().enumerate() {
+                let places = &places[k * wide..];
+                assert!((PAIRS * PLACES - 1) * apart + wide <= places.len(), "the last place is among the sums");
+                // SAFETY: a row of each of the 36 places in, nine rows of whole vectors out.
+                unsafe { (Transforms::at(level).unwindow)(places.as_ptr(), apart, wide, window.as_mut_ptr()) };
+                for (n, output) in to.clone().enumerate() {
+                    let at = home + input * weights.input_step + output * weights.output_step;
+                    // SAFETY: each task has its own tiles, input and output channels.
+                    let to = unsafe { windows.part(at, 9) };
+                    for (index, to) in to.iter_mut().enumerate() {
+                        *to = window[index * wide + n];
                     }
                 }
             }
         });
+    }
+
+    /// The 12 places of a pair of rows: of the inputs rows x channels, of the gradients rows x whole vectors.
+    fn transform(
+        &self,
+        unit: &Unit,
+        pair: usize,
+        [x, above]: [&[f32]; 2],
+        zeros: &[f32],
+        [seen, gradients]: [&mut [f32]; 2],
+    ) {
+        let Self { tiling, batch, ref from, ref to, .. } = *self;
+        let Tiling { level, weights: Weights { inputs, outputs, .. }, .. } = *tiling;
+        let transforms = Transforms::at(level);
+        let (rows, many) = (unit.rows(), unit.images.len());
+        let (deep, wide) = (from.len(), to.len().next_multiple_of(level.lanes()));
+        let pixel = |data: &[f32], pixel: Option<usize>, channels: usize| match pixel {
+            Some(pixel) => data[(pixel * batch + unit.images.start) * channels..][..many * channels].as_ptr(),
+            None => zeros.as_ptr(),
+        };
+        // all images at once where rows follow each other, else one after the other
+        let all = |channels: usize, mine: usize, room: usize| {
+            if channels == mine && mine == room { (1, many * mine) } else { (many, mine) }
+        };
+        for (index, tile) in unit.tiles.clone().enumerate() {
+            let pixels = tiling.inputs(tile).map(|place| pixel(x, place, inputs));
+            let (times, run) = all(inputs, deep, deep);
+            for image in 0..times {
+                let seen = seen[(index * many + image) * deep..].as_mut_ptr();
+                // SAFETY: at each pixel `many` rows of all channels, of which this task's are read; one row, or all, in each
+                // of the 12 places out.
+                unsafe {
+                    let start = image * inputs + from.start;
+                    (transforms.input[pair])(&pixels, start, run, seen, place(rows, deep));
+                }
+            }
+            let pixels = tiling.outputs(tile).map(|place| pixel(above, place, outputs));
+            let (times, run) = all(outputs, to.len(), wide);
+            for image in 0..times {
+                let gradients = gradients[(index * many + image) * wide..].as_mut_ptr();
+                // SAFETY: as above.
+                unsafe {
+                    let start = image * outputs + to.start;
+                    (transforms.gradient[pair])(&pixels, start, run, gradients, place(rows, wide));
+                }
+            }
+        }
+    }
+}
+
+/// c += a' b: rows x inputs, turned, times rows x whole vectors.
+fn accumulate(level: Level, rows: usize, a: &[f32], b: &[f32], c: &mut [f32]) {
+    let (deep, wide) = (a.len() / rows, b.len() / rows);
+    for panel in panels(level, wide) {
+        for (input, kernel) in strips(deep, level.outer(panel.vectors)) {
+            let c = c[input * wide + panel.start..].as_mut_ptr();
+            let (a, b) = (Strided(a[input..].as_ptr(), deep), Strided(b[panel.start..].as_ptr(), wide));
+            // SAFETY: `a` has `rows` rows of `deep` elements, of which `strips` stays within, `b` as many of whole vectors,
+            // and `c` has `deep` of them.
+            unsafe { kernel(rows, a, b, (c, wide), panel.last) };
+        }
     }
 }
