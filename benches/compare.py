@@ -1,137 +1,181 @@
 #!/usr/bin/env python3
-"""Training steps and evaluation against PyTorch, in turn: the same network, batch and machine.
+"""Steps of training and evaluation against PyTorch, in turn: the same network, batch, optimiser and machine.
 
-    python3 benches/compare.py [--turns N] [NAME ..]
+    python3 benches/compare.py                  a few rows at batch 64
+    python3 benches/compare.py --all            every row at batches 16, 64 and 256, torch.compile among PyTorch's modes
+    python3 benches/compare.py --rows scrub,dcgan --batch 16,64 --turns 5 --json
 
-NAME is a label of benches/train_step.rs ("resnet18", "resnet18 width 16", "resnet18 cifar_pool width 32", "allcnn").
-Runs `cargo bench --bench train_step NAME` and PyTorch alternately, prints images a second of each turn and the median of
-the ratios. PyTorch runs where this Python can import torch: in f32, NCHW and channels_last, the better one of each turn
-counts. Both do a plain SGD step and have all cores.
+Builds benches/steps.rs and runs it and benches/torch_twins.py alternately. In the first turn PyTorch runs in all modes;
+then only the best f32 mode of each measurement goes on, and the best of all. Ratios are images a second of recant over
+PyTorch's in the same turn, medians over turns, with the least and the largest: above 1 recant is faster. docs/benchmarks.md says more.
+
+PyTorch is that of $RECANT_PYTHON, else of the Python that runs this; without one only recant is timed.
 """
 import argparse
 import json
 import os
-import re
 import statistics
 import subprocess
 import sys
-import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
+ROOT = os.path.dirname(HERE)
+PYTHON = os.environ.get("RECANT_PYTHON") or sys.executable
+ROWS = ["resnet18", "resnet18_pool", "resnet18_imagenet", "resnet50", "allcnn"]
+ROWS += ["dcgan", "opengan", "simclr", "scrub", "bad_teaching"]
+FEW = ["resnet18", "scrub", "opengan"]
+EAGER = ["f32", "f32 channels_last", "bf16 channels_last"]
+COMPILED = ["f32 compile", "f32 channels_last compile", "bf16 channels_last compile"]
 
 
-def network(label):
-    import torch.nn as nn
-
-    def conv(i, o, k=3, s=1, p=1, bias=False):
-        return nn.Conv2d(i, o, k, stride=s, padding=p, bias=bias)
-
-    class Block(nn.Module):
-        def __init__(self, i, o, s):
-            super().__init__()
-            self.conv1, self.bn1 = conv(i, o, s=s), nn.BatchNorm2d(o)
-            self.conv2, self.bn2 = conv(o, o), nn.BatchNorm2d(o)
-            self.relu = nn.ReLU(inplace=True)
-            short = s != 1 or i != o
-            self.down = nn.Sequential(conv(i, o, 1, s, 0), nn.BatchNorm2d(o)) if short else nn.Identity()
-
-        def forward(self, x):
-            y = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
-            return self.relu(y + self.down(x))
-
-    if label.startswith("resnet18"):
-        found = re.search(r"width (\d+)", label)
-        width = int(found.group(1)) if found else 64
-        layers = [conv(3, width), nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
-        if "cifar_pool" in label:
-            layers.append(nn.MaxPool2d(3, 2, 1))
-        channels = width
-        for stage in range(4):
-            for block in range(2):
-                out = width << stage
-                layers.append(Block(channels, out, 2 if stage > 0 and block == 0 else 1))
-                channels = out
-        return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 10))
-    raise SystemExit(f"no PyTorch twin of `{label}` here")
+def lines(words):
+    """The JSON objects that a program prints; what it has to complain about goes to our stderr."""
+    done = subprocess.run(words, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode != 0:
+        raise SystemExit(f"{' '.join(words)}: exit code {done.returncode}")
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
 
 
-def pytorch(label, batch):
-    """Images a second, of the training step and of evaluation."""
-    import torch
-
-    torch.set_num_threads(os.cpu_count())
-    torch.manual_seed(0)
-    found = {}
-    for form in (torch.contiguous_format, torch.channels_last):
-        model = network(label).to(memory_format=form)
-        x = torch.randn(batch, 3, 32, 32).to(memory_format=form)
-        y = torch.arange(batch) % 10
-        optimiser = torch.optim.SGD(model.parameters(), lr=0.001)
-
-        def step():
-            optimiser.zero_grad(set_to_none=True)
-            torch.nn.functional.cross_entropy(model(x), y).backward()
-            optimiser.step()
-
-        def evaluate():
-            with torch.inference_mode():
-                model(x)
-
-        for name, call in (("train", step), ("eval", evaluate)):
-            model.train(name == "train")
-            call()
-            times, begun = [], time.perf_counter()
-            while time.perf_counter() - begun < 4 or len(times) < 3:
-                start = time.perf_counter()
-                call()
-                times.append(time.perf_counter() - start)
-            rate = batch / statistics.median(times)
-            found[name] = max(found.get(name, 0), rate)
-    peak = open("/proc/self/status").read().split("VmHWM:")[1].split("\n")[0].strip()
-    print(json.dumps({**found, "peak": peak}))
+def built():
+    """The program of benches/steps.rs."""
+    words = ["cargo", "bench", "--locked", "--no-run", "--bench", "steps", "--message-format", "json"]
+    for line in lines(words):
+        if line.get("executable") and line["target"]["name"] == "steps":
+            return line["executable"]
+    raise SystemExit("cargo built no program of benches/steps.rs")
 
 
-def ours(label):
-    words = ["cargo", "bench", "--quiet", "--bench", "train_step", "--", label]
-    text = subprocess.run(words, cwd=os.path.dirname(HERE), check=True, capture_output=True, text=True).stdout
-    found = re.search(r"batch +(\d+) +train +([\d.]+) img/s .*eval +([\d.]+) +peak +(.*)", text)
-    if not found:
-        raise SystemExit(f"train_step knows no `{label}`: {text}")
-    batch, train, evaluate, peak = found.groups()
-    return int(batch), {"train": float(train), "eval": float(evaluate), "peak": peak.strip()}
+def torch_version():
+    words = [PYTHON, "-c", "import torch; print(torch.__version__)"]
+    found = subprocess.run(words, capture_output=True, text=True, check=False)
+    return found.stdout.strip() if found.returncode == 0 else None
+
+
+def best(found, wanted):
+    """The fastest line among those whose mode begins with `wanted`."""
+    return max((one for one in found if one["mode"].startswith(wanted)), key=lambda one: one["images_per_second"])
+
+
+def measure(row, batch, program, options, modes):
+    """Both sides in turn; gives a record for each of `train` and `eval`."""
+    common = [row, "--batch", str(batch), "--width", str(options.width), "--seconds", str(options.seconds)]
+    records, going, errors = {}, modes, []
+    for turn in range(options.turns):
+        def ours():
+            return lines([program, *common])
+
+        def theirs():
+            return lines([PYTHON, os.path.join(HERE, "torch_twins.py"), *common, "--modes", ",".join(going)])
+
+        if not modes:
+            mine, other = ours(), []
+        elif turn % 2 == 0:
+            mine, other = ours(), theirs()
+        else:
+            other, mine = theirs(), ours()
+        errors += [one for one in other if "error" in one]
+        for one in mine:
+            twins = [twin for twin in other if twin.get("what") == one["what"]]
+            if modes and not twins:
+                raise SystemExit(f"{row}: PyTorch measured nothing: {errors}")
+            for twin in twins:
+                if twin["parameters"] != one["parameters"]:
+                    sizes = f"{one['parameters']} parameters here, {twin['parameters']} in PyTorch"
+                    raise SystemExit(f"{row}: the networks are not twins: {sizes}")
+            first = {"row": row, "batch": batch, "what": one["what"], "width": options.width}
+            first = {**first, "parameters": one["parameters"], "turns": []}
+            record = records.setdefault(one["what"], first)
+            record["turns"].append({"recant": one, "pytorch": twins})
+        if modes:
+            firsts = [record["turns"][0]["pytorch"] for record in records.values()]
+            keep = {best(twins, wanted)["mode"] for twins in firsts for wanted in ("f32", "")}
+            going = [mode for mode in modes if mode in keep]
+    for record in records.values():
+        summarise(record, bool(modes))
+        record["errors"] = sorted({f"{one['mode']}: {one['error']}" for one in errors})
+    return list(records.values())
+
+
+def summarise(record, with_torch):
+    middle = statistics.median
+    mine = [turn["recant"] for turn in record["turns"]]
+    record["recant"] = {"images_per_second": middle(one["images_per_second"] for one in mine)}
+    record["recant"]["peak_bytes"] = mine[-1]["peak_bytes"]
+    if not with_torch:
+        return
+    for name, wanted in (("best_f32", "f32"), ("best", "")):
+        mode = best(record["turns"][0]["pytorch"], wanted)["mode"]
+        twins = [one for turn in record["turns"] for one in turn["pytorch"] if one["mode"] == mode]
+        if len(twins) != len(mine):
+            raise SystemExit(f"{record['row']}: PyTorch's mode `{mode}` worked in {len(twins)} of {len(mine)} turns")
+        ratios = [one["images_per_second"] / twin["images_per_second"] for one, twin in zip(mine, twins)]
+        speed = middle(twin["images_per_second"] for twin in twins)
+        record[name] = {"mode": mode, "images_per_second": speed, "ratio": middle(ratios), "ratios": ratios}
+        record[name]["peak_bytes"] = twins[-1]["peak_bytes"]
+
+
+def shown(record):
+    """A line of the table."""
+
+    def mega(side):
+        return f"{side['peak_bytes'] / 1e6:.0f}" if side["peak_bytes"] else "-"
+
+    mine = record["recant"]
+    cells = [record["row"], str(record["batch"]), record["what"], f"{mine['images_per_second']:.1f}"]
+    if "best" not in record:
+        return [*cells, mega(mine)]
+    for name in ("best_f32", "best"):
+        side = record[name]
+        low, high = min(side["ratios"]), max(side["ratios"])
+        cells += [f"{side['images_per_second']:.1f}", side["mode"], f"{side['ratio']:.2f} ({low:.2f} to {high:.2f})"]
+    return [*cells, mega(mine), f"{mega(record['best_f32'])}, {mega(record['best'])}"]
+
+
+def table(records, with_torch):
+    head = ["row", "batch", "what", "recant img/s"]
+    if with_torch:
+        head += ["PyTorch f32", "mode", "ratio", "PyTorch best", "mode", "ratio", "peak MB", "PyTorch's"]
+    else:
+        head.append("peak MB")
+    rows = [head, *(shown(record) for record in records)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)
 
 
 def main():
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--rows", help=f"some of {','.join(ROWS)}")
+    parser.add_argument("--batch", help="batches: 16,64,256")
+    parser.add_argument("--all", action="store_true", help="every row, all three batches, torch.compile too")
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, help="try torch.compile")
     parser.add_argument("--turns", type=int, default=3)
-    parser.add_argument("--torch", type=int, default=0, help=argparse.SUPPRESS)
-    parser.add_argument("names", nargs="*", default=["resnet18"])
+    parser.add_argument("--seconds", type=float, default=4.0, help="for each measurement")
+    parser.add_argument("--width", type=int, default=64, help="of every network's first layer")
+    parser.add_argument("--json", action="store_true", help="one JSON object a line in place of the table")
     options = parser.parse_args()
-    if options.torch:
-        return pytorch(options.names[0], options.torch)
-    try:
-        import torch
-
-        print(f"PyTorch {torch.__version__}, {os.cpu_count()} cores")
-        there = True
-    except ImportError:
-        print("PyTorch is not there: only recant is timed")
-        there = False
-    for label in options.names:
-        ratios = {"train": [], "eval": []}
-        for turn in range(options.turns):
-            batch, mine = ours(label)
-            line = f"{label}, batch {batch}: recant train {mine['train']:.1f}, eval {mine['eval']:.1f}, peak {mine['peak']}"
-            if there:
-                words = [sys.executable, os.path.abspath(__file__), "--torch", str(batch), label]
-                theirs = json.loads(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
-                line += f"; PyTorch train {theirs['train']:.1f}, eval {theirs['eval']:.1f}, peak {theirs['peak']}"
-                for name in ratios:
-                    ratios[name].append(mine[name] / theirs[name])
-            print(line, flush=True)
-        if there:
-            medians = ", ".join(f"{name} {statistics.median(values):.2f}" for name, values in ratios.items())
-            print(f"{label}: recant / PyTorch, median of {options.turns} turns: {medians}")
+    rows = options.rows.split(",") if options.rows else ROWS if options.all else FEW
+    unknown = [row for row in rows if row not in ROWS]
+    if unknown:
+        raise SystemExit(f"there is no row `{unknown[0]}`: expected some of {', '.join(ROWS)}")
+    batches = [int(size) for size in (options.batch or ("16,64,256" if options.all else "64")).split(",")]
+    compiled = options.all if options.compile is None else options.compile
+    version = torch_version()
+    modes = EAGER + (COMPILED if compiled else []) if version else []
+    program, records = built(), []
+    side = f"PyTorch {version}" if version else f"no PyTorch in {PYTHON}: only recant is timed"
+    print(f"{side}; {os.cpu_count()} cores, width {options.width}, {options.turns} turns", file=sys.stderr)
+    for row in rows:
+        for batch in batches:
+            for record in measure(row, batch, program, options, modes):
+                records.append(record)
+                text = json.dumps(record) if options.json else "  ".join(shown(record))
+                print(text, file=sys.stdout if options.json else sys.stderr, flush=True)
+    if not options.json:
+        print(table(records, bool(modes)))
+        failed = sorted({(record["row"], error) for record in records for error in record["errors"]})
+        for row, error in failed:
+            print(f"{row}: {error}")
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -1,5 +1,6 @@
 //! The command line.
 
+mod bench;
 mod diff;
 mod export;
 mod figures;
@@ -92,6 +93,20 @@ enum Command {
         /// Exit with 10 where anything would run
         #[arg(long)]
         check: bool,
+    },
+    /// Time the first steps of stages on this machine; nothing is kept
+    Bench {
+        recipe: PathBuf,
+        /// Stages to time; all that train or look at images where none is named
+        stages: Vec<String>,
+        #[command(flatten)]
+        common: Common,
+        /// Seconds for each stage, after its first step
+        #[arg(long, default_value_t = 3.0, value_name = "SECONDS")]
+        seconds: f64,
+        /// Where to compute
+        #[arg(long, default_value = "auto", value_name = "auto|cpu|cuda:N")]
+        device: String,
     },
     /// Say what a stage's fingerprint is made of, and what differs from an earlier result
     Explain {
@@ -285,6 +300,9 @@ pub fn main() -> u8 {
             run::run(&recipe, &stages, &common, &how, offline)
         }
         Command::Plan { recipe, common, check } => plan::plan(&recipe, &common, check),
+        Command::Bench { recipe, stages, common, seconds, device } => {
+            bench::bench(&recipe, &stages, &common, seconds, &device)
+        }
         Command::Explain { recipe, stage, common } => plan::explain(&recipe, &stage, &common),
         Command::Show { recipe, origins, common } => read(&recipe, &common.set).map(|recipe| {
             say(&crate::show::text(&recipe, origins));
@@ -351,6 +369,12 @@ fn planned(path: &Path, common: &Common) -> Result<(Recipe, Plan, Store)> {
 
 /// With a reporter, data sets that are not at hand are fetched.
 fn planned_with(path: &Path, common: &Common, reporter: Option<&dyn Reporter>) -> Result<(Recipe, Plan, Store)> {
+    let (recipe, plan) = wired(path, common, reporter)?;
+    Ok((recipe, plan, Store::open(common.store.as_deref())?))
+}
+
+/// The same without a store.
+fn wired(path: &Path, common: &Common, reporter: Option<&dyn Reporter>) -> Result<(Recipe, Plan)> {
     let recipe = read(path, &common.set)?;
     let evaluate = &stage::evaluate::KIND;
     let files = match files::files(&recipe, &common.data, None) {
@@ -365,7 +389,7 @@ fn planned_with(path: &Path, common: &Common, reporter: Option<&dyn Reporter>) -
         }
     };
     let plan = Plan::new(&recipe, evaluate, &files)?;
-    Ok((recipe, plan, Store::open(common.store.as_deref())?))
+    Ok((recipe, plan))
 }
 
 /// What a stage made, by the name of one instance; an error where it makes something else or has not run.

@@ -32,6 +32,7 @@ pub mod recipe;
 pub mod schema;
 pub mod show;
 // effects
+pub mod bench;
 pub mod event;
 pub mod execute;
 pub mod fetch;

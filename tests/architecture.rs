@@ -17,13 +17,13 @@ const FLOORS: &[&[&str]] = &[
     &["stage"],
     &["recipe"],
     &["plan", "plot", "schema", "show"],
-    &["store", "event", "report"],
+    &["bench", "store", "event", "report"],
     &["execute", "fetch", "terminal"],
     &["cli"],
 ];
 
 const HOMES: &[(&str, &[&str])] = &[
-    ("petgraph", &["plan", "execute", "cli/"]),
+    ("petgraph", &["bench.rs", "plan", "execute", "cli/"]),
     ("indicatif", &["terminal.rs"]),
     ("signal_hook", &["cli/run.rs"]),
     ("crate::kernels", &["nn/", "kernels/"]),
@@ -33,7 +33,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("toml::", &["recipe/node.rs", "nn/arch.rs"]),
     ("cfg(feature", &["kernels/"]),
     ("SystemTime", &["store/"]),
-    ("Instant", &["cli/files.rs", "execute", "kernels/cpu/layers.rs", "store/claim.rs", "terminal.rs"]),
+    ("Instant", &["bench", "cli/files.rs", "execute", "kernels/cpu/layers.rs", "store/claim.rs", "terminal.rs"]),
 ];
 
 fn sources(folder: &Path, all: &mut Vec<PathBuf>) {

@@ -8,6 +8,7 @@ mod support {
 mod architecture;
 mod arpl;
 mod augment;
+mod bench;
 mod checkpoints;
 mod data;
 mod export;

@@ -28,7 +28,7 @@ fn recant(words: &[&str], recipe: &Path) -> Output {
 
 #[test]
 fn every_recipe_that_ships_parses_and_its_wiring_holds() {
-    let all = recipes("recipes");
+    let all = [recipes("recipes"), recipes("benches")].concat();
     assert!(all.len() > 15, "{}", all.len());
     for path in all {
         let reader = |path: &Path| std::fs::read(path).map_err(recant::error::Error::io("read", path));

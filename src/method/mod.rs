@@ -27,7 +27,7 @@ use crate::nn::optim::{self, Rule};
 use crate::nn::schedule::{self, Schedule};
 use crate::rng::Rng;
 use crate::settings::{COUNT, Entry, Field, POSITIVE, Settings};
-use crate::stage::Desk;
+use crate::stage::{Desk, Progress};
 use crate::trainer::{Crew, Recipe, Trainer};
 pub use fakes::Fakes;
 use ssl::{Gone, Ssl};
@@ -134,6 +134,7 @@ pub fn make(name: &str, settings: &Settings) -> Result<Box<dyn Method>> {
 /// how many there were.
 fn slopes(model: &Model, loader: &Loader, desk: &dyn Desk, mut see: impl FnMut(&[f32])) -> Result<usize> {
     let batches = loader.epoch(0);
+    let mut images = 0;
     for index in 0..batches.len {
         if desk.stop() {
             return Err(Error::Interrupted);
@@ -141,6 +142,8 @@ fn slopes(model: &Model, loader: &Loader, desk: &dyn Desk, mut see: impl FnMut(&
         let batch = batches.batch(index)?;
         let loss = cross_entropy(&model.forward(&batch.x, &Pass::eval())?.logits, &batch.y)?;
         see(&model.gradient(&loss)?);
+        images += batch.y.elem_count();
+        desk.progress(Progress { done: index + 1, total: batches.len, loss: None, images });
     }
     Ok(batches.len)
 }

@@ -1,0 +1,287 @@
+//! One row of the benchmark matrix: steps as a recipe runs them, on random pixels of CIFAR-10's size. Prints one JSON
+//! object a measurement: `cargo bench --bench steps -- ROW [--batch 64] [--width 64] [--seconds 4]`. benches/compare.py
+//! runs it and PyTorch in turn.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use candle_core::Device;
+use petgraph::graph::NodeIndex;
+use recant::artifact::Artifact;
+use recant::augment::arpl::canvas::Canvas;
+use recant::augment::arpl::round::{GENERATOR, deceive, discriminate, noise};
+use recant::batches::{Drawn, Loader};
+use recant::bench::{Bench, Speed, Stopwatch, memory};
+use recant::data::{Images, Part};
+use recant::error::{Error, Result, listed};
+use recant::nn::arch::{Arch, Shape};
+use recant::nn::model::Model;
+use recant::nn::optim::Rule;
+use recant::nn::schedule::Schedule;
+use recant::nn::transform::Transform;
+use recant::plan::Plan;
+use recant::recipe::Recipe;
+use recant::rng::Rng;
+use recant::stage::{STAGES, evaluate};
+use recant::trainer::{Recipe as Training, Trainer};
+use serde_json::json;
+
+const RESNET18: &str = r#"name = "resnet18""#;
+/// Rows that are stages of the recipe below: row, stage and network.
+const ROWS: [(&str, &str, &str); 9] = [
+    ("resnet18", "original", RESNET18),
+    ("resnet18_pool", "original", r#"name = "resnet18", stem = "cifar_pool""#),
+    ("resnet18_imagenet", "original", r#"name = "resnet18", stem = "imagenet""#),
+    ("resnet50", "original", r#"name = "resnet50""#),
+    ("allcnn", "original", r#"name = "allcnn""#),
+    ("simclr", "simclr", RESNET18),
+    ("scrub", "scrub", RESNET18),
+    ("bad_teaching", "bad_teaching", RESNET18),
+    ("opengan", "opengan", RESNET18),
+];
+/// The one that is part of a stage: generator and discriminator of ARPL+CS.
+const DCGAN: &str = "dcgan";
+
+/// Far more epochs than are ever done, at a rate that does no harm.
+fn recipe(network: &str, batch: usize, width: usize, forget: usize) -> String {
+    let arch = format!("{{ {network}, width = {width} }}");
+    let training = format!("batch = {batch}\nepochs = 1000000\nlr = 0.001");
+    format!(
+        r#"recipe = 1
+[stages.images]
+kind = "dataset"
+source = "cifar10"
+[stages.split]
+kind = "split"
+data = "images"
+forget = {{ count = {forget} }}
+[stages.original]
+kind = "train"
+data = "images"
+arch = {arch}
+{training}
+[stages.simclr]
+kind = "pretrain"
+method = "simclr"
+data = "images"
+arch = {arch}
+{training}
+[stages.scrub]
+kind = "unlearn"
+method = "scrub"
+model = "original"
+data = "split"
+msteps = 0
+{training}
+[stages.bad_teaching]
+kind = "unlearn"
+method = "bad_teaching"
+model = "original"
+data = "split"
+retain_share = 1.0
+optimizer = "sgd"
+{training}
+[stages.features]
+kind = "features"
+model = "original"
+data = "split"
+[stages.opengan]
+kind = "augment"
+method = "opengan"
+features = "features"
+select_every = 0
+{training}
+"#
+    )
+}
+
+struct Options {
+    batch: usize,
+    width: usize,
+    budget: Duration,
+}
+
+/// Random pixels and labels, `batches` batches.
+fn pixels(batches: usize, batch: usize) -> Result<Images> {
+    let (count, mut rng) = (batches * batch, Rng::new(1));
+    let bytes: Vec<u8> = (0..count * 3 * 32 * 32).map(|_| rng.below(256) as u8).collect();
+    let labels: Vec<u32> = (0..count as u32).map(|i| i % 10).collect();
+    let images = Images {
+        name: "random pixels".to_owned(),
+        classes: (0..10).map(|class| class.to_string()).collect(),
+        size: [3, 32, 32],
+        mean: vec![0.5; 3],
+        std: vec![0.25; 3],
+        train: Part { pixels: bytes.into(), labels: labels.into() },
+        validation: Part::default(),
+        test: Part::default(),
+        unlabelled: Part::default(),
+    };
+    images.check()?;
+    Ok(images)
+}
+
+fn batches(images: &Arc<Images>, batch: usize) -> Loader {
+    Loader::Drawn(Drawn {
+        part: images.train.clone(),
+        images: images.clone(),
+        indices: (0..images.train.len() as u32).collect(),
+        batch,
+        transform: Transform::default(),
+        rng: Rng::new(2),
+        device: Device::Cpu,
+        labels: None,
+        views: None,
+    })
+}
+
+/// A stage of the recipe, and evaluation of the network where the stage only trains it.
+fn of_recipe(row: &str, stage: &str, network: &str, options: &Options) -> Result<()> {
+    let images = Arc::new(pixels(8, options.batch)?);
+    // its own width is 96 where that of the others is 64
+    let width = if row == "allcnn" { 3 * options.width / 2 } else { options.width };
+    let text = recipe(network, options.batch, width, images.train.len() / 2);
+    let recipe = Recipe::read(Path::new("steps.toml"), &|_| Ok(text.clone().into_bytes()), &[], STAGES)?;
+    let plan = Plan::new(&recipe, &evaluate::KIND, &BTreeMap::new())?;
+    let node = |name: &str| -> Result<NodeIndex> {
+        plan.targets(&[name.to_owned()])?.first().copied().ok_or_else(|| Error::invalid(format!("no stage `{name}`")))
+    };
+    let mut bench = Bench::new(&plan, &Device::Cpu, options.budget);
+    bench.put(node("images")?, Artifact::Images(images.clone()));
+    let speed = bench.time(node(stage)?)?;
+    let parameters = match bench.artifact(node(stage)?)? {
+        Artifact::Model(model) => Arch::from_value(&model.arch)?.parameters(),
+        Artifact::Encoder(encoder) => {
+            Arch::from_value(&encoder.network.arch)?.parameters() + Arch::from_value(&encoder.head.arch)?.parameters()
+        }
+        Artifact::Generator(generator) => {
+            let generator = Arch::from_value(&generator.network.arch)?;
+            let (features, width) = (generator.classes, (generator.classes / 8).max(1));
+            let judge = Shape::OpenganDiscriminator { width };
+            generator.parameters() + Arch::build("discriminator", judge, 1, [features, 1, 1], &[], &[])?.parameters()
+        }
+        other => return Err(Error::invalid(format!("`{stage}` makes {}", other.kind().article()))),
+    };
+    say(row, "train", parameters, &speed, options);
+    if stage == "original" {
+        let Some(arch) = bench.network(node(stage)?)? else { return Ok(()) };
+        evaluation(row, &Model::init(&arch, &Rng::new(0), &Device::Cpu)?, &images, options)?;
+    }
+    Ok(())
+}
+
+fn evaluation(row: &str, model: &Model, images: &Arc<Images>, options: &Options) -> Result<()> {
+    memory::forget_peak();
+    let loader = batches(images, options.batch);
+    let watch = Stopwatch::new(options.budget);
+    let epoch = loader.epoch(0);
+    watch.steps(options.batch, |step| {
+        let batch = epoch.batch(step)?;
+        // read, as whoever asks reads them
+        model.logits(&batch.x)?.flatten_all()?.to_vec1::<f32>().map(drop).map_err(Error::from)
+    })?;
+    let speed = Speed { peak_bytes: memory::peak(), ..Speed::of(&watch.phase(), None, None) };
+    say(row, "eval", model.len(), &speed, options);
+    Ok(())
+}
+
+/// A step of the discriminator, then one of the generator, as ARPL+CS has them, on a batch of real images.
+fn dcgan(options: &Options) -> Result<()> {
+    let images = Arc::new(pixels(8, options.batch)?);
+    let fresh = |name: &str, shape, classes, size| -> Result<Model> {
+        Model::init(&Arch::build(name, shape, classes, size, &[], &[])?, &Rng::new(3).fork(name), &Device::Cpu)
+    };
+    let mut points = fresh("points", Shape::ReciprocalPoints, 10, [1, 1, 1])?;
+    let shape = Shape::DcganGenerator { width: options.width, side: 32 };
+    let generator = fresh("generator", shape, 3, [100, 1, 1])?;
+    let discriminator = fresh("discriminator", Shape::DcganDiscriminator { width: options.width }, 1, [3, 32, 32])?;
+    let parameters = generator.len() + discriminator.len();
+    let optimizer = Rule::Adam { betas: [0.5, 0.999], eps: 1e-8, weight_decay: 0.0 };
+    let training = Training { lr: 0.0002, optimizer, schedule: Schedule::Constant { warmup: 0.0 } };
+    let (loader, watch, noises) = (batches(&images, options.batch), Stopwatch::new(options.budget), Rng::new(4));
+    let canvas = Canvas::new(&images, &Device::Cpu)?;
+    memory::forget_peak();
+    // the crew's order is the augmenter's: a classifier with its points come first, and rest here
+    let mut trainer = Trainer::new(&mut points, &training, usize::MAX, None, &watch)?
+        .with("points", fresh("points", Shape::ReciprocalPoints, 10, [1, 1, 1])?, &training)
+        .with("generator", generator, &training)
+        .with("discriminator", discriminator, &training);
+    let numbers: Vec<u64> = (0..options.batch as u64).collect();
+    let ended = (0..usize::MAX).try_for_each(|epoch| {
+        trainer.rounds(epoch, &loader, |crew, batch, index| {
+            let noise = noise(100, &noises.at(epoch as u64).at(index as u64), &numbers, &Device::Cpu)?;
+            let fake = crew.model_mut(GENERATOR).train(&noise)?.logits;
+            discriminate(crew, &canvas.pixels(&batch.x)?, &fake.detach())?;
+            deceive(crew, &fake, None)
+        })
+    });
+    match ended {
+        Ok(()) | Err(Error::Interrupted) => {}
+        Err(error) => return Err(error),
+    }
+    let speed = Speed { peak_bytes: memory::peak(), ..Speed::of(&watch.phase(), None, None) };
+    say(DCGAN, "train", parameters, &speed, options);
+    Ok(())
+}
+
+#[expect(clippy::print_stdout, reason = "a benchmark prints")]
+fn say(row: &str, what: &str, parameters: usize, speed: &Speed, options: &Options) {
+    let line = json!({
+        "row": row,
+        "what": what,
+        "batch": options.batch,
+        "width": options.width,
+        "parameters": parameters,
+        "images_per_second": speed.images_per_second,
+        "step_seconds": speed.step_seconds,
+        "steps": speed.steps,
+        "peak_bytes": speed.peak_bytes,
+    });
+    println!("{line}");
+}
+
+fn run(words: &[String]) -> Result<()> {
+    let (mut row, mut options) = (None, Options { batch: 64, width: 64, budget: Duration::from_secs(4) });
+    let mut words = words.iter();
+    while let Some(word) = words.next() {
+        let mut number = || -> Result<f64> {
+            let value = words.next().and_then(|value| value.parse().ok());
+            value.ok_or_else(|| Error::Usage(format!("`{word}` takes a number")))
+        };
+        match word.as_str() {
+            "--batch" => options.batch = number()? as usize,
+            "--width" => options.width = number()? as usize,
+            "--seconds" => {
+                options.budget = Duration::try_from_secs_f64(number()?)
+                    .map_err(|error| Error::Usage(format!("`--seconds`: {error}")))?;
+            }
+            // cargo says so itself
+            "--bench" => {}
+            name => row = Some(name.to_owned()),
+        }
+    }
+    let known: Vec<&str> = ROWS.iter().map(|(row, ..)| *row).chain([DCGAN]).collect();
+    match row.as_deref() {
+        Some(DCGAN) => dcgan(&options),
+        Some(name) => match ROWS.iter().find(|(row, ..)| *row == name) {
+            Some((row, stage, network)) => of_recipe(row, stage, network, &options),
+            None => Err(Error::Usage(format!("there is no row `{name}`: expected {}", listed(&known, "or")))),
+        },
+        None => Err(Error::Usage(format!("name a row: {}", listed(&known, "or")))),
+    }
+}
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    match run(&words) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
