@@ -306,6 +306,24 @@ fn loss_of(output: &recant::nn::model::Output) -> Tensor {
     (logits + features.broadcast_mul(&weights).unwrap().mean_all().unwrap()).unwrap()
 }
 
+/// Evaluation takes images in batches that suit it.
+#[test]
+fn an_answer_does_not_depend_on_the_images_beside_it() {
+    for (name, width, size) in [("mlp", 9, [1, 8, 8]), ("allcnn", 5, [1, 9, 11]), ("resnet18", 8, [3, 16, 16])] {
+        let mut model = Model::init(&small(name, width, size), &Rng::new(1), &CPU).unwrap();
+        // running statistics other than 0 and 1
+        model.train_with(&images(8, size, 7), &Pass::train()).unwrap();
+        let x = images(67, size, 2);
+        let bits = |batch: usize| -> Vec<u32> {
+            let parts = (0..67).step_by(batch).map(|start| x.narrow(0, start, batch.min(67 - start)).unwrap());
+            let logits = parts.map(|x| model.logits(&x).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap());
+            logits.flatten().map(f32::to_bits).collect()
+        };
+        let all = bits(67);
+        assert!([1, 2, 5, 16, 64].into_iter().all(|batch| bits(batch) == all), "{name}");
+    }
+}
+
 /// The twin in f64 is the truth; the fast path must be as near to it as f32 allows.
 #[test]
 fn fast_is_like_the_reference_on_odd_shapes() {

@@ -12,7 +12,9 @@ pub mod membership;
 pub mod open_set;
 pub mod relearn;
 pub mod roc;
+pub mod svc;
 pub mod tsne;
+mod wide;
 
 use serde::{Deserialize, Serialize};
 

@@ -4,8 +4,10 @@ mod look;
 mod relearning;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
+use rayon::prelude::*;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -33,8 +35,8 @@ pub const METRICS: Field = Field::or(
 pub const KIND: StageKind = StageKind {
     name: "evaluate",
     about: "measures one model on one split",
-    // 2: figures beside the numbers
-    version: 2,
+    // 2: figures beside the numbers; 3: attacks by LIBSVM's steps on more images, maps of near neighbours
+    version: 3,
     makes: Makes::Always(Kind::Scores),
     fields: &[
         Field::required("model", Type::Stage(&[Kind::Model]), "what to measure"),
@@ -80,10 +82,13 @@ impl Stage for Evaluate {
         let load = |weights: &Weights| Model::from_tensors(&fitting(weights, split)?, &weights.tensors, context.device);
         let model = load(weights)?;
         let needs = |need: Need| metric::need(self.metrics.iter().map(String::as_str), need);
-        let reference = match inputs.by_role.get("reference") {
-            Some(Artifact::Model(weights)) if needs(Need::Reference) => Some(load(weights)?),
+        let other = match inputs.by_role.get("reference") {
+            Some(Artifact::Model(other)) if needs(Need::Reference) => Some(other),
             _ => None,
         };
+        // the reference's own row: it is asked once
+        let itself = other.is_some_and(|other| Arc::ptr_eq(other, weights));
+        let reference = other.filter(|_| !itself).map(|other| load(other)).transpose()?;
         let images = &split.images;
         let parts = split.parts();
         let models = 1 + usize::from(reference.is_some());
@@ -107,6 +112,8 @@ impl Stage for Evaluate {
             tensors.insert(format!("logits.{name}"), Tensor::from_vec(logits, shape, &Device::Cpu)?);
             if let Some(reference) = &reference {
                 theirs.insert(*name, ask(reference, part, indices)?.0);
+            } else if itself {
+                theirs.insert(*name, answers[name].clone());
             }
         }
         let rng = Rng::new(self.seed).fork("evaluate");
@@ -116,7 +123,7 @@ impl Stage for Evaluate {
         } else {
             None
         };
-        let layers = match &reference {
+        let layers = match reference.as_ref().or(itself.then_some(&model)) {
             Some(reference) if needs(Need::Layers) => {
                 let mut chosen = split.forget.clone();
                 rng.fork("cka").shuffle(&mut chosen);
@@ -149,7 +156,7 @@ impl Stage for Evaluate {
             test: take(&mut answers, "test"),
             classes: images.classes.clone(),
             forgotten: split.classes.clone(),
-            reference: reference.is_some().then(|| Reference {
+            reference: other.is_some().then(|| Reference {
                 forget: take(&mut theirs, "forget"),
                 retain: take(&mut theirs, "retain"),
                 test: take(&mut theirs, "test"),
@@ -161,8 +168,10 @@ impl Stage for Evaluate {
             rng,
         };
         let mut all = Measured::default();
-        for name in &self.metrics {
-            let more = (metric::find(name)?.measure)(&evidence)?;
+        let measured: Vec<Result<Measured>> =
+            self.metrics.par_iter().map(|name| (metric::find(name)?.measure)(&evidence)).collect();
+        for more in measured {
+            let more = more?;
             all.numbers.extend(more.numbers);
             all.figures.extend(more.figures);
             all.notes.extend(more.notes);
