@@ -596,9 +596,24 @@ fn a_way_back_for_other_parameters_is_an_error() {
     let x = Tensor::ones((2, 1, 2, 2), DType::F32, &Device::Cpu).unwrap();
     let loss = model.train(&x).unwrap().logits.sqr().unwrap().sum_all().unwrap();
     assert!(model.gradient(&loss).is_ok());
-    model.update(|theta| Ok(theta[0] += 1.0)).unwrap();
+    model
+        .update(|theta| {
+            theta[0] += 1.0;
+            Ok(())
+        })
+        .unwrap();
     let error = model.gradient(&loss).unwrap_err().to_string();
     assert!(error.contains("walk back first"), "{error}");
+}
+
+#[test]
+fn a_named_tensor_holds_its_own_numbers_alone() {
+    let model = Model::init(&small("resnet18", 2, [1, 8, 8]), &Rng::new(1), &CPU).unwrap();
+    for (name, tensor) in model.tensors().unwrap() {
+        let (storage, _) = tensor.storage_and_layout();
+        let candle_core::Storage::Cpu(candle_core::CpuStorage::F32(data)) = &*storage else { panic!("{name}") };
+        assert_eq!(data.len(), tensor.elem_count(), "{name}");
+    }
 }
 
 #[test]

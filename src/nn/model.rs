@@ -334,7 +334,7 @@ impl Model {
         for piece in &self.pieces {
             let count = piece.elem_count();
             // a copy: the variable's own storage may be what we are given
-            piece.set(&theta.narrow(0, start, count)?.copy()?)?;
+            piece.set(&theta.narrow(0, start, count)?.force_contiguous()?)?;
             start += count;
         }
         Ok(())
@@ -379,7 +379,7 @@ impl Model {
         let mut start = 0;
         for set in &mut self.stats {
             let count = set.elem_count();
-            *set = stats.narrow(0, start, count)?.copy()?.reshape((2, count / 2))?;
+            *set = stats.narrow(0, start, count)?.force_contiguous()?.reshape((2, count / 2))?;
             start += count;
         }
         Ok(())
@@ -391,6 +391,6 @@ fn cut(theta: &Tensor, network: &dyn Network) -> Result<Vec<Var>> {
     network
         .pieces()
         .into_iter()
-        .map(|range| Ok(Var::from_tensor(&theta.narrow(0, range.start, range.len())?.copy()?)?))
+        .map(|range| Ok(Var::from_tensor(&theta.narrow(0, range.start, range.len())?.force_contiguous()?)?))
         .collect()
 }

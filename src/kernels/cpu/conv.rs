@@ -6,7 +6,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::buffer::{Buffer, Pool};
+use super::buffer::{Buffer, Pool, scratch};
 use super::parallel::{Shared, each};
 use super::pointwise::add;
 use super::simd::{Level, ROWS, Strided};
@@ -299,8 +299,53 @@ struct View<'a> {
     taps: usize,
 }
 
+/// Channels of a block: all places of 16 x 16 channels stay in a first-level cache while they are turned.
+const BLOCK: usize = 16;
+
+/// The weights of a block of channels by place: `block[(k taps + place) BLOCK + n]` for input k and output n of it.
+fn gather(weights: Weights, theta: &[f32], inputs: &Range<usize>, outputs: &Range<usize>, block: &mut [f32]) {
+    let Weights { input_step, output_step, taps, .. } = weights;
+    if input_step == taps {
+        // the windows of an output's inputs follow each other
+        for (n, output) in outputs.clone().enumerate() {
+            let run = &theta[inputs.start * taps + output * output_step..][..inputs.len() * taps];
+            block.chunks_exact_mut(BLOCK).zip(run).for_each(|(row, value)| row[n] = *value);
+        }
+    } else {
+        // those of an input's outputs do
+        for (k, input) in inputs.clone().enumerate() {
+            let run = &theta[input * input_step + outputs.start * taps..][..outputs.len() * taps];
+            for (n, window) in run.chunks_exact(taps).enumerate() {
+                let rows = block[k * taps * BLOCK..].chunks_exact_mut(BLOCK);
+                rows.zip(window).for_each(|(row, value)| row[n] = *value);
+            }
+        }
+    }
+}
+
+/// The other way round. Nobody else touches these channels of theta meanwhile.
+fn scatter(weights: Weights, theta: &Shared, inputs: &Range<usize>, outputs: &Range<usize>, block: &[f32]) {
+    let Weights { input_step, output_step, taps, .. } = weights;
+    if input_step == taps {
+        for (n, output) in outputs.clone().enumerate() {
+            // SAFETY: these channels, by the caller's promise.
+            let run = unsafe { theta.part(inputs.start * taps + output * output_step, inputs.len() * taps) };
+            run.iter_mut().zip(block.chunks_exact(BLOCK)).for_each(|(value, row)| *value = row[n]);
+        }
+    } else {
+        for (k, input) in inputs.clone().enumerate() {
+            // SAFETY: as above.
+            let run = unsafe { theta.part(input * input_step + outputs.start * taps, outputs.len() * taps) };
+            for (n, window) in run.chunks_exact_mut(taps).enumerate() {
+                let rows = block[k * taps * BLOCK..].chunks_exact(BLOCK);
+                window.iter_mut().zip(rows).for_each(|(value, row)| *value = row[n]);
+            }
+        }
+    }
+}
+
 fn pack(level: Level, weights: Weights, tiling: Option<Tiling>, theta: &[f32], pool: &Arc<Pool>) -> Packed {
-    let Weights { inputs, outputs, input_step, output_step, taps } = weights;
+    let Weights { inputs, outputs, taps, .. } = weights;
     if let Some(tiling) = tiling {
         return Packed { data: tiling.pack(theta, pool), inputs, outputs, taps, tiling: Some(tiling) };
     }
@@ -309,46 +354,51 @@ fn pack(level: Level, weights: Weights, tiling: Option<Tiling>, theta: &[f32], p
     let total: usize = panels.iter().map(|panel| panel.vectors * level.lanes() * rows).sum();
     let mut data = pool.lend(total);
     let shared = Shared::new(&mut data);
-    // several tasks a panel: some input channels each
-    let slices = TASKS.div_ceil(panels.len()).min(inputs.div_ceil(16));
-    let slice = inputs.div_ceil(slices);
-    each(panels.len() * slices, 4 * total, |task| {
-        let panel = panels[task / slices];
+    let chunks = inputs.div_ceil(BLOCK);
+    each(panels.len() * chunks, 4 * total, |task| {
+        let (panel, first) = (panels[task / chunks], task % chunks * BLOCK);
         let wide = panel.vectors * level.lanes();
-        // all panels before it are full
-        let start = panel.start * rows;
-        for input in (task % slices * slice)..(task % slices * slice + slice).min(inputs) {
-            for place in 0..taps {
-                // SAFETY: each task has its own panel and input channels.
-                let row = unsafe { shared.part(start + (place * inputs + input) * wide, wide) };
-                let from = &theta[input * input_step + panel.start * output_step + place..];
-                for (n, to) in row[..panel.width].iter_mut().enumerate() {
-                    *to = from[n * output_step];
+        let mine = first..(first + BLOCK).min(inputs);
+        scratch(mine.len() * taps * BLOCK, |block| {
+            for start in (0..wide).step_by(BLOCK) {
+                let from = panel.start + start;
+                let to = (from + BLOCK).min(panel.start + panel.width);
+                if to < from + BLOCK {
+                    block.fill(0.0);
                 }
-                row[panel.width..].fill(0.0);
+                gather(weights, theta, &mine, &(from..to.max(from)), block);
+                for (row, values) in block.chunks_exact(BLOCK).enumerate() {
+                    let (input, place) = (first + row / taps, row % taps);
+                    // all panels before it are full
+                    let at = panel.start * rows + (place * inputs + input) * wide + start;
+                    let count = BLOCK.min(wide - start);
+                    // SAFETY: each task has its own panel and input channels.
+                    unsafe { shared.part(at, count) }.copy_from_slice(&values[..count]);
+                }
             }
-        }
+        });
     });
     Packed { data, inputs, outputs, taps, tiling: None }
 }
 
 /// From place x input x output to theta's layout.
 fn unpack(sums: &[f32], weights: Weights, theta: &mut [f32]) {
-    let Weights { inputs, outputs, input_step, output_step, taps } = weights;
+    let Weights { inputs, outputs, taps, .. } = weights;
+    assert_eq!(theta.len(), inputs * outputs * taps, "weights have their layer's size");
     let shared = Shared::new(theta);
-    let slices = TASKS.min(outputs);
-    let slice = outputs.div_ceil(slices);
-    each(slices, 4 * sums.len(), |task| {
-        for input in 0..inputs {
-            for place in 0..taps {
-                let row = &sums[(place * inputs + input) * outputs..][..outputs];
-                let mine = (task * slice).min(outputs)..(task * slice + slice).min(outputs);
-                for (output, &value) in row.iter().enumerate().take(mine.end).skip(mine.start) {
-                    // SAFETY: each task has its own output channels; the place is within the layer's weights.
-                    unsafe { shared.part(input * input_step + output * output_step + place, 1)[0] = value };
-                }
+    let chunks = inputs.div_ceil(BLOCK);
+    each(outputs.div_ceil(BLOCK) * chunks, 4 * sums.len(), |task| {
+        let (start, first) = (task / chunks * BLOCK, task % chunks * BLOCK);
+        let (mine, to) = (first..(first + BLOCK).min(inputs), start..(start + BLOCK).min(outputs));
+        scratch(mine.len() * taps * BLOCK, |block| {
+            for (row, values) in block.chunks_exact_mut(BLOCK).enumerate() {
+                let (input, place) = (first + row / taps, row % taps);
+                let from = &sums[(place * inputs + input) * outputs..][to.clone()];
+                values[..from.len()].copy_from_slice(from);
             }
-        }
+            // each task has its own channels
+            scatter(weights, &shared, &mine, &to, block);
+        });
     });
 }
 

@@ -89,12 +89,12 @@ impl Model {
         let theta = self.theta_tensor()?.to_device(&Device::Cpu)?;
         let mut named = BTreeMap::new();
         for span in self.spans.iter() {
-            let part = theta.narrow(0, span.range.start, span.range.len())?.copy()?;
+            let part = theta.narrow(0, span.range.start, span.range.len())?.force_contiguous()?;
             named.insert(span.name.clone(), part.reshape(span.shape.as_slice())?);
         }
         for ((name, _), set) in buffers(&self.program).into_iter().zip(&self.stats) {
             for (row, buffer) in BUFFERS.into_iter().enumerate() {
-                named.insert(format!("{name}.{buffer}"), set.to_device(&Device::Cpu)?.get(row)?.copy()?);
+                named.insert(format!("{name}.{buffer}"), set.to_device(&Device::Cpu)?.get(row)?.force_contiguous()?);
             }
         }
         Ok(named)
