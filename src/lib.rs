@@ -8,6 +8,7 @@ pub mod output;
 pub mod pickle;
 pub mod rng;
 pub mod settings;
+pub mod wide;
 // numerics
 pub mod kernels;
 pub mod nn;

@@ -5,6 +5,7 @@ pub mod agreement;
 pub mod cka;
 pub mod classification;
 pub mod entropy;
+mod exp;
 pub mod figure;
 pub mod geo;
 pub mod margins;
@@ -14,7 +15,6 @@ pub mod relearn;
 pub mod roc;
 pub mod svc;
 pub mod tsne;
-mod wide;
 
 use serde::{Deserialize, Serialize};
 

@@ -12,7 +12,8 @@ mod order;
 
 use rayon::prelude::*;
 
-use super::wide::{exp, wide};
+use super::exp::exp;
+use crate::wide::wide;
 use kernel::Kernel;
 use order::Order;
 

@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use crate::error::{Error, Result};
 use crate::settings::{Entry, Field, POSITIVE, SHARE, Type};
+use crate::wide::wide;
 
 pub use device::DeviceStepper;
 
@@ -119,28 +120,18 @@ impl Stepper {
                 let [rate, momentum, decay] = [rate, momentum, weight_decay].map(|x| x as f32);
                 let chunks = theta.par_chunks_mut(CHUNK).zip(self.first.par_chunks_mut(CHUNK));
                 chunks.zip(gradient.par_chunks(CHUNK)).enumerate().for_each(|(index, ((theta, first), gradient))| {
-                    let all = theta.iter_mut().zip(first).zip(gradient);
-                    each(all, piece(mask, index), |((theta, first), gradient)| {
-                        let g = gradient + decay * *theta;
-                        *first = momentum * *first + g;
-                        *theta -= rate * if nesterov { g + momentum * *first } else { *first };
-                    });
+                    sgd(theta, first, gradient, piece(mask, index), [rate, momentum, decay], nesterov);
                 });
             }
             Numbers::Adam { size, keep, betas, root, eps, decay } => {
                 let [size, keep, one, two, root, eps, decay] =
                     [size, keep, betas[0], betas[1], root, eps, decay].map(|x| x as f32);
-                let rest = betas.map(|beta| (1.0 - beta) as f32);
+                let [rest_one, rest_two] = betas.map(|beta| (1.0 - beta) as f32);
+                let numbers = [size, keep, one, two, rest_one, rest_two, root, eps, decay];
                 let chunks = theta.par_chunks_mut(CHUNK).zip(self.first.par_chunks_mut(CHUNK));
                 let chunks = chunks.zip(self.second.par_chunks_mut(CHUNK)).zip(gradient.par_chunks(CHUNK));
                 chunks.enumerate().for_each(|(index, (((theta, first), second), gradient))| {
-                    let all = theta.iter_mut().zip(first).zip(second).zip(gradient);
-                    each(all, piece(mask, index), |(((theta, first), second), gradient)| {
-                        let g = gradient + decay * *theta;
-                        *first = one * *first + rest[0] * g;
-                        *second = two * *second + rest[1] * g * g;
-                        *theta = *theta * keep - size * *first / (second.sqrt() / root + eps);
-                    });
+                    adam(theta, [first, second], gradient, piece(mask, index), numbers);
                 });
             }
         }
@@ -185,6 +176,40 @@ fn piece(mask: Option<&[f32]>, index: usize) -> Option<&[f32]> {
     mask.map(|mask| &mask[index * CHUNK..((index + 1) * CHUNK).min(mask.len())])
 }
 
+wide! {
+    fn sgd(
+        theta: &mut [f32],
+        first: &mut [f32],
+        gradient: &[f32],
+        mask: Option<&[f32]>,
+        numbers: [f32; 3],
+        nesterov: bool,
+    ) {
+        let [rate, momentum, decay] = numbers;
+        each(theta.iter_mut().zip(first).zip(gradient), mask, |((theta, first), gradient)| {
+            let g = gradient + decay * *theta;
+            *first = momentum * *first + g;
+            *theta -= rate * if nesterov { g + momentum * *first } else { *first };
+        });
+    }
+}
+
+wide! {
+    fn adam(theta: &mut [f32], means: [&mut [f32]; 2], gradient: &[f32], mask: Option<&[f32]>, numbers: [f32; 9]) {
+        let [size, keep, one, two, rest_one, rest_two, root, eps, decay] = numbers;
+        let [first, second] = means;
+        each(theta.iter_mut().zip(first).zip(second).zip(gradient), mask, |(((theta, first), second), gradient)| {
+            let g = gradient + decay * *theta;
+            *first = one * *first + rest_one * g;
+            *second = two * *second + rest_two * g * g;
+            *theta = *theta * keep - size * *first / (second.sqrt() / root + eps);
+        });
+    }
+}
+
+/// For those where the mask is open.
+#[expect(clippy::inline_always, reason = "part of wide loops")]
+#[inline(always)]
 fn each<T>(all: impl Iterator<Item = T>, mask: Option<&[f32]>, mut step: impl FnMut(T)) {
     match mask {
         None => all.for_each(step),

@@ -2,8 +2,8 @@
 //! back. Sums go over chunks of fixed size and are combined in a fixed order (Chan, Golub and LeVeque 1983).
 
 use super::parallel::{Shared, each};
-use super::simd::vectorised;
 use crate::kernels::EPSILON;
+use crate::wide::wide;
 
 /// Elements in one chunk, about: it stays in a first- or second-level cache.
 const CHUNK: usize = 16_384;
@@ -56,7 +56,7 @@ pub(super) struct Seen {
     pub(super) variance: Vec<f32>,
 }
 
-vectorised! {
+wide! {
     fn sum(x: &[f32], wide: &mut [f32]) {
         for row in x.chunks(wide.len()) {
             wide.iter_mut().zip(row).for_each(|(sum, x)| *sum += x);
@@ -64,7 +64,7 @@ vectorised! {
     }
 }
 
-vectorised! {
+wide! {
     fn squares(x: &[f32], mean: &[f32], wide: &mut [f32]) {
         for row in x.chunks(wide.len()) {
             for ((sum, x), mean) in wide.iter_mut().zip(row).zip(mean) {
@@ -127,7 +127,7 @@ pub(super) fn inverse(variance: &[f32]) -> Vec<f32> {
     variance.iter().map(|&v| (1.0 / (f64::from(v) + EPSILON).sqrt()) as f32).collect()
 }
 
-vectorised! {
+wide! {
     fn line(x: &[f32], scale: &[f32], shift: &[f32], residual: Option<&[f32]>, after: After, y: &mut [f32]) {
         let wide = scale.len();
         for (index, (y, x)) in y.chunks_mut(wide).zip(x.chunks(wide)).enumerate() {
@@ -174,7 +174,7 @@ pub(super) fn forward(
     });
 }
 
-vectorised! {
+wide! {
     /// The gradient before what follows, in place, with its sum and its sum times (x - mean).
     fn sums(x: &[f32], y: &[f32], mean: &[f32], after: After, gradient: &mut [f32], plain: &mut [f32], times: &mut [f32]) {
         let wide = mean.len();
@@ -190,7 +190,7 @@ vectorised! {
     }
 }
 
-vectorised! {
+wide! {
     fn apply(g: &[f32], x: &[f32], mean: &[f32], factors: (&[f32], &[f32], &[f32]), below: &mut [f32]) {
         let wide = mean.len();
         let (scale, constant, slope) = factors;

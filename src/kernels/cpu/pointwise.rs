@@ -3,8 +3,8 @@
 use std::sync::{Mutex, PoisonError};
 
 use super::parallel::{Shared, each};
-use super::simd::vectorised;
 use crate::kernels::Window;
+use crate::wide::wide;
 
 const CHUNK: usize = 16_384;
 
@@ -48,7 +48,7 @@ impl Activation {
     }
 }
 
-vectorised! {
+wide! {
     /// a += b.
     pub(super) fn add(a: &mut [f32], b: &[f32]) {
         a.iter_mut().zip(b).for_each(|(a, b)| *a += b);
@@ -65,20 +65,20 @@ pub(super) fn add_all(a: &mut [f32], b: &[f32]) {
     });
 }
 
-vectorised! {
+wide! {
     /// a *= b.
     pub(super) fn multiply(a: &mut [f32], b: &[f32]) {
         a.iter_mut().zip(b).for_each(|(a, b)| *a *= b);
     }
 }
 
-vectorised! {
+wide! {
     fn scaled(to: &mut [f32], from: &[f32], factor: f32) {
         to.iter_mut().zip(from).for_each(|(to, from)| *to += from * factor);
     }
 }
 
-vectorised! {
+wide! {
     fn larger(best: &mut [f32], choice: &mut [u8], x: &[f32], place: u8) {
         for ((best, choice), &x) in best.iter_mut().zip(choice).zip(x) {
             // strictly greater: of equal values the first keeps the gradient
@@ -90,7 +90,7 @@ vectorised! {
     }
 }
 
-vectorised! {
+wide! {
     fn chosen(to: &mut [f32], from: &[f32], choice: &[u8], place: u8) {
         for ((to, from), choice) in to.iter_mut().zip(from).zip(choice) {
             *to += if *choice == place { *from } else { 0.0 };

@@ -471,36 +471,3 @@ level!(avx512, [target_feature(enable = "avx512f")], std::arch::x86_64::__m512, 
 #[cfg(target_arch = "x86_64")]
 level!(avx2, [target_feature(enable = "avx2,fma")], std::arch::x86_64::__m256, 8, super::operations2);
 level!(portable, [], super::plain::Vector, 8, super::plain);
-
-/// Runs plain loops compiled for the best level: they vectorise along the slices they walk. Every lane computes what
-/// scalar code would, so the bits are the same.
-macro_rules! vectorised {
-    ($(#[$about:meta])* $visibility:vis fn $name:ident($($argument:ident: $kind:ty),* $(,)?) $body:block) => {
-        $(#[$about])*
-        $visibility fn $name($($argument: $kind),*) {
-            #[inline(always)]
-            fn body($($argument: $kind),*) $body
-            #[cfg(target_arch = "x86_64")]
-            {
-                #[target_feature(enable = "avx512f")]
-                fn avx512($($argument: $kind),*) {
-                    body($($argument),*);
-                }
-                #[target_feature(enable = "avx2,fma")]
-                fn avx2($($argument: $kind),*) {
-                    body($($argument),*);
-                }
-                match $crate::kernels::cpu::simd::Level::best() {
-                    // SAFETY: `best` found the features on this processor.
-                    $crate::kernels::cpu::simd::Level::Avx512 => unsafe { avx512($($argument),*) },
-                    // SAFETY: as above.
-                    $crate::kernels::cpu::simd::Level::Avx2 => unsafe { avx2($($argument),*) },
-                    $crate::kernels::cpu::simd::Level::Portable => body($($argument),*),
-                }
-            }
-            #[cfg(not(target_arch = "x86_64"))]
-            body($($argument),*);
-        }
-    };
-}
-pub(super) use vectorised;

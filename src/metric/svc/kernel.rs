@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use rayon::prelude::*;
 
 use super::BLOCK;
-use crate::metric::wide::{exp, wide};
+use crate::metric::exp::exp;
+use crate::wide::wide;
 
 /// Bytes of kernel rows that are kept.
 const KEPT: usize = 64 << 20;

@@ -3,7 +3,7 @@
 
 use rayon::prelude::*;
 
-use crate::metric::wide::wide;
+use crate::wide::wide;
 
 /// Points whose distances are taken at once.
 const BLOCK: usize = 32;

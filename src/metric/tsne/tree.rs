@@ -6,7 +6,7 @@
 use rayon::prelude::*;
 
 use super::Points;
-use crate::metric::wide::wide;
+use crate::wide::wide;
 
 /// Points that walk together.
 const LANES: usize = 16;
