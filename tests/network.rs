@@ -617,6 +617,28 @@ fn a_named_tensor_holds_its_own_numbers_alone() {
 }
 
 #[test]
+fn answers_are_those_of_the_present_parameters_however_often_asked() {
+    let size = [3, 12, 12];
+    let mut model = Model::init(&small("resnet18", 8, size), &Rng::new(1), &CPU).unwrap();
+    let x = images(3, size, 2);
+    for _ in 0..2 {
+        for _ in 0..3 {
+            // a copy has never answered before
+            let fresh = model.copy().unwrap();
+            assert!(same_bytes(&model.logits(&x).unwrap(), &fresh.logits(&x).unwrap()));
+        }
+        model
+            .update(|theta| {
+                for weight in theta {
+                    *weight *= -1.5;
+                }
+                Ok(())
+            })
+            .unwrap();
+    }
+}
+
+#[test]
 fn a_single_value_a_channel_leaves_the_statistics_alone() {
     // layer4 sees 1 x 1: with one image PyTorch refuses; here the layer gives its bias
     let size = [1, 8, 8];

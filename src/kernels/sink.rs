@@ -1,16 +1,27 @@
-//! Where gradients of theta gather, beside candle's graph: candle would make and add up vectors as long as theta for each
-//! forward.
+//! What goes with one model's theta beside candle's graph. Gradients gather here: candle would make and add up vectors as
+//! long as theta for each forward. And where theta stays as it is for several forwards, as in teachers and evaluations,
+//! its weights stay here in the order in which the kernels read them.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::Buffer;
+use super::cpu::Packed;
 
-/// The gradient of one model's theta, if somebody asks for it.
+/// The gradient of one model's theta, if somebody asks for it, and its packed weights.
 #[derive(Debug, Default)]
 pub struct Sink {
     state: Mutex<State>,
     changes: AtomicU64,
+    packs: Mutex<Packs>,
+}
+
+/// Packed weights by step, from the second forward of a theta on: one that trains sees each theta once.
+#[derive(Debug, Default)]
+struct Packs {
+    forwards: usize,
+    kept: BTreeMap<usize, Arc<Packed>>,
 }
 
 #[derive(Debug, Default)]
@@ -37,6 +48,30 @@ impl Sink {
     /// Theta is another from now on.
     pub fn theta_changed(&self) {
         self.changes.fetch_add(1, Ordering::Relaxed);
+        *self.packs() = Packs::default();
+    }
+
+    fn packs(&self) -> std::sync::MutexGuard<'_, Packs> {
+        self.packs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A forward begins; whether it should keep the weights it packs.
+    pub(super) fn begin(&self) -> bool {
+        let mut packs = self.packs();
+        packs.forwards += 1;
+        packs.forwards > 1
+    }
+
+    /// The packed weights of a step, those kept or fresh ones.
+    pub(super) fn packed(&self, step: usize, keep: bool, pack: impl FnOnce() -> Packed) -> Arc<Packed> {
+        if let Some(packed) = self.packs().kept.get(&step) {
+            return packed.clone();
+        }
+        let packed = Arc::new(pack());
+        if keep {
+            self.packs().kept.insert(step, packed.clone());
+        }
+        packed
     }
 
     /// How often theta changed: the way back is for the theta of the way forth.

@@ -67,7 +67,7 @@ pub struct Model {
     pieces: Vec<Var>,
     /// Mean and variance of each batch norm and branch, 2 x channels.
     stats: Vec<Tensor>,
-    /// Where gradients of theta gather.
+    /// What goes with theta.
     sink: Arc<Sink>,
 }
 
@@ -116,7 +116,7 @@ impl Model {
             Backend::Reference => kernels::reference(&self.program),
         };
         let pieces = cut(&self.theta_tensor()?, network.as_ref())?;
-        Ok(Self { network, pieces, ..self })
+        Ok(Self { network, pieces, sink: Arc::default(), ..self })
     }
 
     /// The same weights as f32 or f64; f64 runs on the reference.
@@ -127,7 +127,7 @@ impl Model {
         let network = kernels::network(&self.program, &self.device, dtype);
         let pieces = cut(&self.theta_tensor()?.to_dtype(dtype)?, network.as_ref())?;
         let stats = self.stats.iter().map(|set| Ok(set.to_dtype(dtype)?)).collect::<Result<_>>()?;
-        Ok(Self { network, dtype, pieces, stats, ..self })
+        Ok(Self { network, dtype, pieces, stats, sink: Arc::default(), ..self })
     }
 
     /// A deep copy.

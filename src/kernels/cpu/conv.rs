@@ -150,7 +150,7 @@ pub(super) fn panels(level: Level, outputs: usize) -> Vec<Panel> {
 /// Weights in the order the inner loop reads them: panel, place, input channel, output channel, zeros at the end; or as
 /// Winograd's algorithm reads them.
 #[derive(Debug)]
-pub(super) struct Packed {
+pub struct Packed {
     data: Buffer,
     inputs: usize,
     outputs: usize,

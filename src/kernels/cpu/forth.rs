@@ -2,10 +2,10 @@
 
 use super::buffer::Buffer;
 use super::norm::{self, Seen};
-use super::plan::{Step, Work};
+use super::plan::Work;
 use super::pointwise::{add, flatten, global, multiply, transpose};
 use super::{Core, Report};
-use crate::kernels::{Mode, dropout};
+use crate::kernels::{Mode, Sink, dropout};
 
 /// What a step keeps for the way back, beside its values.
 #[derive(Debug)]
@@ -35,6 +35,9 @@ pub(super) struct Forth<'a> {
     pub(super) mode: &'a Mode,
     pub(super) stats: &'a [Vec<f32>],
     pub(super) batch: usize,
+    pub(super) sink: &'a Sink,
+    /// Whether the sink keeps packed weights.
+    pub(super) keep: bool,
 }
 
 impl Forth<'_> {
@@ -53,7 +56,7 @@ impl Forth<'_> {
         let stays = |value: usize| value == program.features || value == program.logits || mode.taps.contains(&value);
         for (index, step) in core.steps.iter().enumerate() {
             let mut y = core.lend(step.to, batch);
-            extras.push(self.step(step, theta, &values, &mut y, &mut report));
+            extras.push(self.step(index, theta, &values, &mut y, &mut report));
             values[step.to] = Some(y);
             if !track {
                 for value in step.reads().filter(|&value| core.last[value] == index && !stays(value)) {
@@ -95,13 +98,14 @@ impl Forth<'_> {
 
     fn step(
         &self,
-        step: &Step,
+        index: usize,
         theta: &[f32],
         values: &[Option<Buffer>],
         y: &mut Buffer,
         report: &mut Report,
     ) -> Extra {
-        let Self { core, mode, stats, batch } = *self;
+        let Self { core, mode, stats, batch, sink, keep } = *self;
+        let step = &core.steps[index];
         let program = &core.program;
         let value = |index: usize| values[index].as_deref().unwrap_or_default();
         let parameter = |index: usize| &theta[program.parameters[index].range.clone()];
@@ -111,7 +115,8 @@ impl Forth<'_> {
         match &step.work {
             Work::Conv { conv, weight, bias } => {
                 let bias = bias.then(|| parameter(weight + 1));
-                conv.forward(batch, x, &conv.pack(parameter(*weight), &core.pool), bias, y);
+                let packed = sink.packed(index, keep, || conv.pack(parameter(*weight), &core.pool));
+                conv.forward(batch, x, &packed, bias, y);
                 Extra::Nothing
             }
             Work::Norm { norm: index, residual, after } => {

@@ -22,6 +22,7 @@ use super::{Done, Mode, Moments, Network, Program, Sink, check};
 use crate::error::{Error, Result};
 pub use buffer::Buffer;
 use buffer::Pool;
+pub(super) use conv::Packed;
 use forth::{Forth, Kept};
 use plan::Step;
 
@@ -187,7 +188,8 @@ impl CustomOp2 for Operation {
         x_layout: &Layout,
     ) -> candle_core::Result<(CpuStorage, Shape)> {
         let (theta, x) = (elements(theta, theta_layout)?, elements(x, x_layout)?);
-        let forth = Forth { core: &self.core, mode: &self.mode, stats: &self.stats, batch: self.batch };
+        let (sink, keep) = (&*self.sink, self.sink.begin());
+        let forth = Forth { core: &self.core, mode: &self.mode, stats: &self.stats, batch: self.batch, sink, keep };
         let (result, report, kept) = forth.run(theta, x, self.tracked);
         *self.report.lock().unwrap_or_else(PoisonError::into_inner) = report;
         if let Some(kept) = kept {
