@@ -458,10 +458,37 @@ struct Job<'a> {
 }
 
 impl Job<'_> {
+    /// `run` for 1 x 1 windows: one product of whole rows, written once.
+    fn rows(&self, row: usize, columns: &Range<usize>, mine: &[Panel], keep: bool, output: &Shared) {
+        let Job { level, geometry, batch, a, weights } = *self;
+        let first = (row * geometry.output[1] + columns.start) * batch;
+        let rows = columns.len() * batch;
+        let a = &a[first * weights.inputs..][..rows * weights.inputs];
+        for panel in mine {
+            let wide = panel.vectors * level.lanes();
+            let packed = &weights.data[panel.start * weights.inputs..];
+            for block in (0..weights.inputs).step_by(DEPTH) {
+                let deep = DEPTH.min(weights.inputs - block);
+                let b = &packed[block * wide..][..deep * wide];
+                for (index, kernel) in strips(rows, level.block(panel.vectors)) {
+                    let a = Strided(a[index * weights.inputs + block..].as_ptr(), weights.inputs);
+                    let c = output.at((first + index) * weights.outputs + panel.start);
+                    // SAFETY: `strips` stays below `rows`; each row of `a` has `deep` elements from `block` on, `b` as many
+                    // of `wide`; the panel's channels of these rows of the output are this task's own.
+                    unsafe { kernel(deep, a, b.as_ptr(), (c, weights.outputs), block == 0 && !keep) };
+                }
+            }
+        }
+    }
+
     /// Some columns and channels of one row of outputs, which nobody else touches meanwhile.
     fn run(&self, row: usize, columns: &Range<usize>, mine: &[Panel], start: &Start, output: &Shared) {
         let Job { level, geometry, batch, a, weights } = *self;
         let width = geometry.output[1];
+        let whole = mine.iter().all(|panel| panel.last == level.lanes());
+        if geometry.window == Window::new(1, 1, 0) && whole && !matches!(start, Start::Bias(Some(_))) {
+            return self.rows(row, columns, mine, matches!(start, Start::Keep), output);
+        }
         if let (Start::Bias(bias), Some(first), Some(last)) = (start, mine.first(), mine.last()) {
             let channels = first.start..last.start + last.width;
             for index in 0..columns.len() * batch {
