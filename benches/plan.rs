@@ -1,4 +1,5 @@
-//! Milliseconds of planning: reading a recipe and making its plan, for 100 and 1,000 stages: `cargo bench --bench plan`.
+//! Milliseconds of planning: reading a recipe and making its plan, for 100, 1,000 and 10,000
+//! stages: `cargo bench --bench plan`.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -31,10 +32,26 @@ fn recipe(stages: usize) -> std::result::Result<String, std::fmt::Error> {
     Ok(text)
 }
 
+/// The same with one method, over seeds: everything but the images once a seed.
+fn matrix(stages: usize) -> String {
+    let seeds: Vec<String> = (0..(stages - 1) / 9).map(|seed| seed.to_string()).collect();
+    let train = "kind = \"train\"\narch = { name = \"mlp\", hidden = [4] }\nepochs = 1\nseed = \"${matrix.seed}\"";
+    format!(
+        "recipe = 1\n[matrix]\nseed = [{}]\n[stages.images]\nkind = \"dataset\"\nsource = \"digits\"\n\
+         [stages.split]\nkind = \"split\"\ndata = \"images\"\nforget = {{ count = 100 }}\nseed = \"${{matrix.seed}}\"\n\
+         [stages.original]\n{train}\ndata = \"images\"\n[stages.oracle]\n{train}\ndata = \"split\"\non = \"retain\"\n\
+         [stages.control]\nkind = \"unlearn\"\nmethod = \"nothing\"\nmodel = \"original\"\ndata = \"split\"\n\
+         [stages.tuned]\nkind = \"unlearn\"\nmethod = \"finetune\"\nmodel = \"original\"\ndata = \"split\"\n\
+         [stages.table]\nkind = \"compare\"\ndata = \"split\"\nreference = \"oracle\"\n\
+         models = [\"original\", \"control\", \"tuned\"]\nover = [\"seed\"]\n",
+        seeds.join(", ")
+    )
+}
+
 /// Median milliseconds.
 fn timed<T>(mut call: impl FnMut() -> Result<T>) -> Result<f64> {
     let mut times = Vec::new();
-    for _ in 0..21 {
+    for _ in 0..7 {
         let begun = Instant::now();
         call()?;
         times.push(begun.elapsed().as_secs_f64() * 1000.0);
@@ -45,12 +62,20 @@ fn timed<T>(mut call: impl FnMut() -> Result<T>) -> Result<f64> {
 
 #[expect(clippy::print_stdout, reason = "a benchmark prints")]
 fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
-    for stages in [100, 1000] {
-        let text = recipe(stages)?;
+    let forms = |stages| -> std::result::Result<_, std::fmt::Error> {
+        Ok([("named", recipe(stages)?), ("of a matrix", matrix(stages))])
+    };
+    for (stages, (form, text)) in [100, 1000, 10_000]
+        .map(|stages| forms(stages).map(|all| all.map(|form| (stages, form))))
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
         let read = || Recipe::read(Path::new("r.toml"), &|_| Ok(text.clone().into_bytes()), &[], STAGES);
         let known = read()?;
         let plan = || Plan::new(&known, &evaluate::KIND, &BTreeMap::new());
-        println!("{stages} stages: recipe {:.2} ms, plan {:.2} ms", timed(read)?, timed(plan)?);
+        let made = plan()?.order.len();
+        println!("{stages} stages {form} ({made}): recipe {:.2} ms, plan {:.2} ms", timed(read)?, timed(plan)?);
     }
     Ok(())
 }

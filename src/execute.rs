@@ -1,6 +1,7 @@
 //! Runs a plan: what is needed and nothing else, independent stages side by side, the longest remaining path first. A
 //! stage that fails takes along what depends on it and nothing else.
 
+pub mod past;
 mod work;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,13 +21,11 @@ use crate::error::{Error, Result};
 use crate::event::{Event, Reporter};
 use crate::plan::{Plan, Step};
 use crate::store::Store;
-use crate::store::claim::{Claim, LAPSE, Watch};
+use crate::store::claim::{Claim, Watch, beat, lapse};
 use crate::store::gc::Pin;
 
 /// Between two looks at stages that other runs hold.
 const LOOK: Duration = Duration::from_millis(100);
-/// Between two heartbeats.
-const BEAT: Duration = Duration::from_secs(5);
 /// Between two words about a stage that another run holds.
 const TELL: Duration = Duration::from_secs(5);
 
@@ -56,6 +55,21 @@ pub struct Summary {
     pub locked: bool,
     /// Tables with rows that failed: shown, never kept.
     pub partial: Vec<(NodeIndex, Artifact)>,
+    /// Keeps the results from collection until they are read.
+    pub pin: Option<Pin>,
+}
+
+impl Summary {
+    /// What another run of the same plan did after this one.
+    pub fn take_in(&mut self, later: Self) {
+        self.ran.extend(later.ran);
+        self.failed.extend(later.failed);
+        self.skipped.extend(later.skipped);
+        self.partial.extend(later.partial);
+        self.cached = later.cached;
+        self.interrupted |= later.interrupted;
+        self.locked |= later.locked;
+    }
 }
 
 /// Runs what the targets need. `forced` steps run even where their results are there.
@@ -75,16 +89,27 @@ pub fn run(
         forced: forced.clone(),
         failed: BTreeSet::new(),
         summary: Summary::default(),
-        pin: None,
         resident: Arc::default(),
     };
     let mut needed = run.needed(targets);
     options.reporter.event(&Event::Planned { stages: plan.order.len(), to_run: needed.len() });
-    if !needed.is_empty() {
-        store.prepare()?;
-        run.pin = Some(store.pin(plan.order.iter().map(|&node| plan.step(node).fingerprint.as_str()))?);
-        // What was there a moment ago may be gone: before the pin, a collection could take it.
+    let all = || plan.order.iter().map(|&node| plan.step(node).fingerprint.as_str());
+    if needed.is_empty() && store.root().join("pins").is_dir() {
+        // Results are to be shown; where the store cannot be written, nobody collects there either.
+        run.summary.pin = store.pin(all()).ok();
         needed = run.needed(targets);
+    }
+    if !needed.is_empty() {
+        if store.prepare()? {
+            let message = format!("`{}` was damaged and is written again", store.root().join("format").display());
+            options.reporter.event(&Event::Warned { message });
+        }
+        if run.summary.pin.is_none() {
+            run.summary.pin = Some(store.pin(all())?);
+            // What was there a moment ago may be gone: before the pin, a collection could take it.
+            needed = run.needed(targets);
+        }
+        past::fits(plan, &needed, store)?;
     }
     let mut damaged: BTreeSet<PathBuf> = BTreeSet::new();
     loop {
@@ -98,9 +123,10 @@ pub fn run(
         needed = run.needed(targets);
     }
     let mut summary = run.summary;
+    let ran: BTreeSet<&str> = summary.ran.iter().map(String::as_str).collect();
     let there = |node: &&NodeIndex| {
         let step = plan.step(**node);
-        !summary.ran.contains(&step.name) && store.has(&step.fingerprint)
+        !ran.contains(step.name.as_str()) && store.has(&step.fingerprint)
     };
     summary.cached = plan.order.iter().filter(there).count();
     let seconds = begun.elapsed().as_secs_f64();
@@ -127,7 +153,6 @@ struct Run<'a> {
     /// Those that failed, and those that cannot run because of them.
     failed: BTreeSet<NodeIndex>,
     summary: Summary,
-    pin: Option<Pin>,
     resident: Arc<Resident>,
 }
 
@@ -166,7 +191,7 @@ impl Run<'_> {
         let mut held: BTreeMap<NodeIndex, Held> = BTreeMap::new();
         let mut claims: BTreeMap<NodeIndex, Arc<Claim>> = BTreeMap::new();
         let mut damaged = Vec::new();
-        let mut beaten = Instant::now();
+        let (beat, mut beaten) = (beat(), Instant::now());
         let (send, receive) = mpsc::channel::<(NodeIndex, Result<Outcome>)>();
         std::thread::scope(|scope| {
             loop {
@@ -218,12 +243,12 @@ impl Run<'_> {
                         }
                     }
                 }
-                if beaten.elapsed() > BEAT {
+                if beaten.elapsed() > beat {
                     beaten = Instant::now();
                     for claim in claims.values() {
                         claim.beat();
                     }
-                    if let Some(pin) = &self.pin {
+                    if let Some(pin) = &self.summary.pin {
                         pin.beat();
                     }
                 }
@@ -232,7 +257,7 @@ impl Run<'_> {
                 if claims.is_empty() && (halted || idle) {
                     break;
                 }
-                let Ok((node, result)) = receive.recv_timeout(if held.is_empty() { BEAT } else { LOOK }) else {
+                let Ok((node, result)) = receive.recv_timeout(if held.is_empty() { beat } else { LOOK }) else {
                     continue;
                 };
                 claims.remove(&node);
@@ -278,7 +303,7 @@ impl Run<'_> {
     /// The claim of a step that may start; none where another run holds it.
     fn claim(&mut self, node: NodeIndex, held: &mut BTreeMap<NodeIndex, Held>) -> Result<Option<Claim>> {
         let step = self.plan.step(node);
-        let mut fresh = Watch::new(LAPSE);
+        let mut fresh = Watch::new(lapse());
         let watch = held.get_mut(&node).map_or(&mut fresh, |held| &mut held.watch);
         let holder = match self.store.claim(&step.fingerprint, watch)? {
             Ok(claim) => return Ok(Some(claim)),

@@ -228,7 +228,7 @@ fn an_interrupt_saves_and_the_plain_rerun_goes_on() {
     let place = Place::new(&SMALL.replace("epochs = 3", "epochs = 400"));
     let mut command = place.command(&["run", "r.toml", "original"]);
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    std::thread::sleep(Duration::from_millis(700));
+    crate::races::at_work(&place);
     let signal = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
     assert!(signal.success());
     let output = child.wait_with_output().unwrap();

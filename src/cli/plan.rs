@@ -6,15 +6,16 @@ use serde_json::json;
 
 use super::{Common, planned, say};
 use crate::error::{Result, plural};
+use crate::execute::past::Past;
 use crate::plan::{Step, differences};
 use crate::recipe::Recipe;
-use crate::store::Manifest;
+use crate::store::{Manifest, size};
 
 pub(super) fn plan(path: &Path, common: &Common, check: bool) -> Result<u8> {
     let (recipe, plan, store) = planned(path, common)?;
     let targets = plan.targets(&[])?;
     let needed = plan.needed(&targets, &|step: &Step| store.status(&step.fingerprint).is_some());
-    let past = store.manifests();
+    let past = Past::of(&store);
     let mut lines = vec![format!("{}: {}", recipe.name, plural(plan.order.len(), "stage"))];
     let (mut running, mut unknown, mut seconds) = (0, 0, 0.0);
     let longest = plan.order.iter().map(|&node| plan.step(node).name.chars().count()).max().unwrap_or(0);
@@ -27,9 +28,9 @@ pub(super) fn plan(path: &Path, common: &Common, check: bool) -> Result<u8> {
             (None, false) => "unused",
             (None, true) => "run",
         };
-        let half_done = if does == "run" { store.checkpoint(&step.fingerprint) } else { None };
+        let half_done = if does == "run" { store.checkpoint(&step.fingerprint).ok().flatten() } else { None };
         let does = if half_done.is_some() { "resume" } else { does };
-        let nearest = nearest_past(step, &past);
+        let nearest = past.nearest(step);
         let why = match (does, nearest) {
             ("cached" | "unused", _) => String::new(),
             ("resume", _) => {
@@ -58,7 +59,11 @@ pub(super) fn plan(path: &Path, common: &Common, check: bool) -> Result<u8> {
         (_, 0) => format!(", about {seconds:.1} s by past runs"),
         (_, new) => format!(", about {seconds:.1} s by past runs and {} that never ran", plural(new, "stage")),
     };
-    lines.push(format!("{running} to run{estimate}; nothing was executed"));
+    let room = match (past.room(&plan, &needed), store.free()) {
+        ((_, 0), _) | (_, None) => String::new(),
+        ((bytes, _), Some(free)) => format!(", {} on disk of {} free", size(bytes), size(free)),
+    };
+    lines.push(format!("{running} to run{estimate}{room}; nothing was executed"));
     if !common.json {
         say(&lines.join("\n"));
     }
@@ -93,8 +98,8 @@ pub(super) fn explain(path: &Path, name: &str, common: &Common) -> Result<u8> {
             made.notes.iter().for_each(|note| say(&format!("  {note}")));
         } else {
             say(&format!("{name} will run: {}", step.fingerprint));
-            let past = store.manifests();
-            match nearest_past(step, &past) {
+            let past = Past::of(&store);
+            match past.nearest(step) {
                 None => say("  there is no earlier result of this stage"),
                 Some(old) => {
                     say(&format!("  the nearest earlier result is {}, made {}", old.fingerprint, old.finished));
@@ -110,12 +115,4 @@ pub(super) fn explain(path: &Path, name: &str, common: &Common) -> Result<u8> {
         }
     }
     Ok(0)
-}
-
-/// The latest result of a stage of this kind and name, else of this kind, with the fewest differences.
-fn nearest_past<'m>(step: &Step, past: &'m [Manifest]) -> Option<&'m Manifest> {
-    let same = past.iter().filter(|old| old.kind == step.kind.name && old.stage == step.name);
-    same.min_by_key(|old| {
-        (differences(&old.fields, &step.fields, &step.defaults).len(), std::cmp::Reverse(&old.finished))
-    })
 }

@@ -11,14 +11,16 @@ use candle_core::Device;
 use petgraph::graph::NodeIndex;
 use serde_json::{Value, json};
 
-use super::tables::{is_result, print, show};
+use super::tables::{is_result, kept, print};
 use super::{Common, planned_with, say};
+use crate::artifact::Artifact;
 use crate::error::{Error, Result, plural};
-use crate::event::{Quiet, Reporter};
+use crate::event::{Event, Quiet, Reporter};
 use crate::execute::{self, Options};
 use crate::plan::Plan;
 use crate::recipe::Recipe;
 use crate::report::Format;
+use crate::store::Store;
 use crate::terminal::{Bars, Json, Plain};
 
 pub(super) struct How {
@@ -72,17 +74,26 @@ pub(super) fn run(path: &Path, names: &[String], common: &Common, how: &How, off
         checkpoint_every: wait,
         reporter: reporter.as_ref(),
     };
-    let summary = execute::run(&plan, &targets, &forced, &store, &options)?;
-    let mut shown = false;
-    for &node in targets.iter().filter(|&&node| is_result(&plan, node, names)) {
-        shown |= show(&plan, node, &store, Format::Text, common.json)?;
+    let mut summary = execute::run(&plan, &targets, &forced, &store, &options)?;
+    let results = match results(&plan, &targets, names, &store) {
+        // What nothing but the eye reads was not what was written: it is put aside by now.
+        Err(error @ Error::Damaged { .. }) => {
+            reporter.event(&Event::Warned { message: format!("{error}; it is made again") });
+            let again = execute::run(&plan, &targets, &BTreeSet::new(), &store, &options)?;
+            summary.take_in(again);
+            self::results(&plan, &targets, names, &store)?
+        }
+        other => other?,
+    };
+    for (node, artifact) in &results {
+        print(&plan, *node, artifact, &store, Format::Text, common.json);
     }
     for (node, artifact) in &summary.partial {
         print(&plan, *node, artifact, &store, Format::Text, common.json);
     }
     if !common.json && summary.ran.is_empty() && summary.failed.is_empty() && !summary.interrupted {
         say(&format!("nothing to run: {} cached", plural(summary.cached, "stage")));
-    } else if !common.json && shown {
+    } else if !common.json && !results.is_empty() {
         say(&next(path, &recipe, &plan));
     }
     let signal = stop.load(Ordering::Relaxed);
@@ -99,11 +110,24 @@ pub(super) fn run(path: &Path, names: &[String], common: &Common, how: &How, off
         let failed: Vec<Value> =
             summary.failed.iter().map(|(stage, error)| json!({ "stage": stage, "error": error })).collect();
         let seconds = begun.until(jiff::Timestamp::now()).ok().and_then(|span| span.total(jiff::Unit::Second).ok());
-        store.log(&json!({ "begun": begun.to_string(), "seconds": seconds, "name": recipe.name,
+        let logged = store.log(&json!({ "begun": begun.to_string(), "seconds": seconds, "name": recipe.name,
             "recipe": path.display().to_string(), "ran": summary.ran, "cached": summary.cached, "failed": failed,
-            "skipped": summary.skipped, "exit": code, "version": env!("CARGO_PKG_VERSION") }))?;
+            "skipped": summary.skipped, "exit": code, "version": env!("CARGO_PKG_VERSION") }));
+        // What was made stands, whether it is written down or not.
+        if let Err(error) = logged {
+            reporter.event(&Event::Warned { message: format!("the history lacks this run: {error}") });
+        }
     }
     Ok(code)
+}
+
+/// What a run of these stages ends in showing, as far as it is there.
+fn results(plan: &Plan, targets: &[NodeIndex], names: &[String], store: &Store) -> Result<Vec<(NodeIndex, Artifact)>> {
+    let mut found = Vec::new();
+    for &node in targets.iter().filter(|&&node| is_result(plan, node, names)) {
+        found.extend(kept(plan, node, store)?.map(|artifact| (node, artifact)));
+    }
+    Ok(found)
 }
 
 /// What to try next: another seed, or, where the recipe has several, the table for a paper.

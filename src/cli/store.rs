@@ -7,16 +7,16 @@ use serde_json::{Value, json};
 
 use super::{StoreAction, say};
 use crate::error::{Error, Result, plural};
-use crate::store::Store;
+use crate::store::{Store, Verdict};
 
 pub(super) fn look_after(action: &StoreAction, folder: Option<&Path>) -> Result<u8> {
     let store = Store::open(folder)?;
     match action {
         StoreAction::Verify => {
-            let (sound, damaged) = store.verify();
+            let Verdict { sound, damaged } = store.verify()?;
             say(&format!("{} sound, {} damaged", plural(sound, "result"), damaged.len()));
-            for print in &damaged {
-                say(&format!("  {print} was damaged and is put aside"));
+            for what in &damaged {
+                say(&format!("  {what} was damaged and is put aside"));
             }
             Ok(if damaged.is_empty() { 0 } else { 3 })
         }
@@ -93,8 +93,8 @@ fn duration(text: &str) -> Result<Duration> {
 /// `recant runs`: the history of the store.
 pub(super) fn runs(folder: Option<&Path>, as_json: bool) -> Result<u8> {
     let store = Store::open(folder)?;
-    let all = store.runs();
-    for run in &all {
+    let history = store.history()?;
+    for run in &history.runs {
         if as_json {
             say(&run.to_string());
             continue;
@@ -113,7 +113,10 @@ pub(super) fn runs(folder: Option<&Path>, as_json: bool) -> Result<u8> {
             run["exit"]
         ));
     }
-    if all.is_empty() && !as_json {
+    if history.damaged > 0 && !as_json {
+        say(&format!("{} not what was written, and left out", plural(history.damaged, "more line")));
+    }
+    if history.runs.is_empty() && !as_json {
         say(&format!("nothing ran in {} yet", store.root().display()));
     }
     Ok(0)

@@ -28,18 +28,9 @@ pub(super) fn is_result(plan: &Plan, node: NodeIndex, names: &[String]) -> bool 
 }
 
 /// A result, if it is there.
-fn kept(plan: &Plan, node: NodeIndex, store: &Store) -> Result<Option<Artifact>> {
+pub(super) fn kept(plan: &Plan, node: NodeIndex, store: &Store) -> Result<Option<Artifact>> {
     let print = &plan.step(node).fingerprint;
     store.status(print).map(|_| store.load(print, None)).transpose()
-}
-
-/// Prints a result, if it is there.
-pub(super) fn show(plan: &Plan, node: NodeIndex, store: &Store, format: Format, json: bool) -> Result<bool> {
-    let found = kept(plan, node, store)?;
-    if let Some(artifact) = &found {
-        print(plan, node, artifact, store, format, json);
-    }
-    Ok(found.is_some())
 }
 
 /// Prints a result, kept or not.

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use petgraph::graph::NodeIndex;
+use serde_json::{Value, json};
 
 use super::Options;
 use crate::artifact::{Artifact, Encoded};
@@ -47,6 +48,9 @@ pub(super) fn work(
         store.put_aside(fingerprint);
     } else if store.status(fingerprint).is_some() {
         return Ok(Outcome::Cached);
+    } else if let Some(error) = store.wreck(fingerprint) {
+        store.put_aside(fingerprint);
+        options.reporter.event(&Event::Warned { message: format!("{error}; it is made again") });
     }
     let mut inputs = Inputs::default();
     let mut prints = BTreeMap::new();
@@ -55,7 +59,7 @@ pub(super) fn work(
         inputs.by_role.insert(role.to_owned(), load(plan, input, store, resident, &mut read)?);
         prints.insert(role.to_owned(), plan.step(input).fingerprint.clone());
     }
-    let checkpoint = store.checkpoint(fingerprint);
+    let checkpoint = half_done(fingerprint, store, options);
     let resumed_at = checkpoint.as_ref().and_then(|saved| saved.record["step"].as_u64());
     let before = checkpoint.as_ref().and_then(|saved| saved.record["seconds"].as_f64()).unwrap_or(0.0);
     options.reporter.event(&Event::Started { stage: step.name.clone(), resumed_at });
@@ -104,7 +108,7 @@ pub(super) fn work(
         fields: step.fields.clone(),
         inputs: prints,
         seconds,
-        device: if options.device.is_cuda() { "cuda".to_owned() } else { "cpu".to_owned() },
+        device: device(options).to_owned(),
         version: format!("{}, kernels {}", env!("CARGO_PKG_VERSION"), crate::nn::KERNELS),
         finished: jiff::Timestamp::now().to_string(),
         notes: desk.notes.into_inner().unwrap_or_default(),
@@ -112,6 +116,31 @@ pub(super) fn work(
     };
     store.save(&artifact, manifest)?;
     Ok(Outcome::Ran(seconds))
+}
+
+fn device(options: &Options) -> &'static str {
+    if options.device.is_cuda() { "cuda" } else { "cpu" }
+}
+
+/// Whoever goes on from a checkpoint must compute as the one who wrote it did.
+fn by(options: &Options) -> Value {
+    json!({ "device": device(options), "kernels": crate::nn::KERNELS })
+}
+
+/// The checkpoint to go on from. One that is damaged, or that others computed, is put aside, and the stage begins again.
+fn half_done(fingerprint: &str, store: &Store, options: &Options) -> Option<Encoded> {
+    let why = match store.checkpoint(fingerprint) {
+        Ok(None) => return None,
+        Ok(Some(saved)) if saved.record["by"] == by(options) => return Some(saved),
+        Ok(Some(saved)) => {
+            let (theirs, ours) = (&saved.record["by"], by(options));
+            format!("the checkpoint of {fingerprint} was computed with {theirs}, not {ours}")
+        }
+        Err(error) => error.to_string(),
+    };
+    store.put_checkpoint_aside(fingerprint);
+    options.reporter.event(&Event::Warned { message: format!("{why}; the stage begins again") });
+    None
 }
 
 /// A result with what it is read with, each read once.
@@ -206,6 +235,7 @@ impl Desk for StageDesk<'_> {
     fn save(&self, checkpoint: &Encoded) -> Result<()> {
         let mut checkpoint = checkpoint.clone();
         if let Some(record) = checkpoint.record.as_object_mut() {
+            record.insert("by".to_owned(), by(self.options));
             record.insert("seconds".to_owned(), (self.before + self.begun.elapsed().as_secs_f64()).into());
         }
         self.store.save_checkpoint(&self.step.fingerprint, &checkpoint)?;

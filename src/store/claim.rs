@@ -8,12 +8,26 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::Store;
+use super::fault::{self, point};
+use super::files::{link, list, name};
+use super::who::Who;
 use crate::error::{Error, Result};
 
-/// A heartbeat that stands still for so long is a dead holder's.
-pub const LAPSE: Duration = Duration::from_secs(120);
 /// A take-over lasts an instant; one that left its mark for so long died in it.
 const TAKING: Duration = Duration::from_secs(10);
+
+/// A heartbeat that stands still for so long is a dead holder's.
+#[must_use]
+pub fn lapse() -> Duration {
+    let said = fault::setting("RECANT_LAPSE").and_then(|said| said.parse().ok());
+    said.map_or(Duration::from_secs(120), Duration::from_millis)
+}
+
+/// Between two heartbeats.
+#[must_use]
+pub fn beat() -> Duration {
+    lapse() / 24
+}
 
 /// The right to compute one stage; given back when dropped.
 #[derive(Debug)]
@@ -33,7 +47,7 @@ impl Claim {
     /// Says how far the work is, for those who wait.
     pub fn tell(&self, done: usize, total: usize) {
         // A torn or missing line is a missing courtesy, nothing more.
-        let _ = fs::write(progress_of(&self.path), format!("{done} of {total}"));
+        let _ = fs::write(progress_of(&self.path), format!("{done} of {total}")).and_then(|()| point("claim.told"));
     }
 }
 
@@ -41,7 +55,9 @@ impl Drop for Claim {
     fn drop(&mut self) {
         if fs::read_to_string(&self.path).is_ok_and(|text| text == self.mine) {
             let _ = fs::remove_file(progress_of(&self.path));
+            let _ = point("claim.untold");
             let _ = fs::remove_file(&self.path);
+            let _ = point("claim.dropped");
         }
     }
 }
@@ -82,100 +98,82 @@ impl Store {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let path = self.root().join("claims").join(fingerprint);
         // No two claims are alike, even of one process.
-        let mine = format!("{}\n{}", identity(std::process::id()), COUNT.fetch_add(1, Ordering::Relaxed));
+        let mine = format!("{}\n{}", Who::me().words(), COUNT.fetch_add(1, Ordering::Relaxed));
         for _ in 0..3 {
-            if link(&path, &mine)? {
-                return Ok(Ok(Claim { path, mine }));
+            if !path.exists() && link(self, &path, &mine, "claim")? {
+                let claim = Claim { path, mine };
+                point("claim.linked").map_err(Error::io("claim", &claim.path))?;
+                return Ok(Ok(claim));
             }
-            let Ok(holder) = fs::read_to_string(&path) else { continue };
-            if alive(&holder, &path, watch) {
-                let line = |number: usize| holder.lines().nth(number).unwrap_or("unknown");
+            let Ok(words) = fs::read_to_string(&path) else { continue };
+            let holder = Who::from_words(&words);
+            if holder.lives().unwrap_or_else(|| watch.beats(&path)) {
+                let known = |text: &str| if text.is_empty() { "unknown".to_owned() } else { text.to_owned() };
                 let at = fs::read_to_string(progress_of(&path)).map_or(String::new(), |at| format!(", {at}"));
-                return Ok(Err(format!("process {} on {}{at}", line(3), line(0))));
+                return Ok(Err(format!("process {} on {}{at}", known(&holder.process), known(&holder.host))));
             }
-            take_away(&path, &holder);
+            self.take_away(&path, &words)?;
         }
         Ok(Err("another process".to_owned()))
     }
 
-    /// Removes the claims of the dead. (their number)
-    pub(super) fn drop_dead_claims(&self) -> usize {
-        let mut dropped = 0;
-        for entry in fs::read_dir(self.root().join("claims")).into_iter().flatten().flatten() {
-            let path = entry.path();
-            let old = entry.metadata().and_then(|meta| meta.modified()).ok().and_then(|beat| beat.elapsed().ok());
-            let stale = old.is_some_and(|age| age > 10 * LAPSE);
-            let dead = path.extension().is_none()
-                && fs::read_to_string(&path).is_ok_and(|holder| beside_us(&holder).map_or(stale, |lives| !lives));
-            let orphan = path.extension().is_some() && stale;
-            if (dead || orphan) && fs::remove_file(&path).is_ok() {
-                dropped += 1;
-            }
-        }
-        dropped
-    }
-}
-
-/// Puts a claim there unless there is one. The words are written first and linked into place, so no one ever reads an
-/// empty claim.
-fn link(path: &Path, words: &str) -> Result<bool> {
-    let parent = path.parent().unwrap_or(Path::new(".")).to_owned();
-    let temp = tempfile::Builder::new().prefix("new-").suffix(".claim").tempfile_in(&parent);
-    let temp = temp.map_err(Error::io("claim a stage in", &parent))?;
-    fs::write(temp.path(), words).map_err(Error::io("write", temp.path()))?;
-    match fs::hard_link(temp.path(), path) {
-        Ok(()) => Ok(true),
-        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(false),
-        Err(error) => Err(Error::io("claim", path)(error)),
-    }
-}
-
-/// Takes a dead claim away, one taker at a time: whoever comes second finds the mark, or a claim that is not the dead one.
-fn take_away(path: &Path, holder: &str) {
-    let mark = path.with_extension("taking");
-    match fs::File::create_new(&mark) {
-        Ok(_) => {
-            if fs::read_to_string(path).is_ok_and(|text| text == holder) {
+    /// Takes a dead claim away, one taker at a time: whoever comes second finds the mark, or a claim that is not the dead
+    /// one.
+    fn take_away(&self, path: &Path, words: &str) -> Result<()> {
+        let mark = path.with_extension("taking");
+        if link(self, &mark, &Who::me().words(), "take over")? {
+            let _ = point("take.marked");
+            if fs::read_to_string(path).is_ok_and(|text| text == words) {
                 let _ = fs::remove_file(path);
             }
+            let _ = point("take.removed");
             let _ = fs::remove_file(&mark);
-        }
-        Err(_) => {
-            let age = fs::metadata(&mark).and_then(|meta| meta.modified()).ok().and_then(|at| at.elapsed().ok());
-            if age.is_some_and(|age| age > TAKING) {
+            let _ = point("take.done");
+        } else if let Ok(taker) = fs::read_to_string(&mark) {
+            let lives = Who::from_words(&taker).lives();
+            if !lives.unwrap_or_else(|| age(&mark).is_none_or(|age| age < TAKING)) {
                 let _ = fs::remove_file(&mark);
             }
             std::thread::sleep(Duration::from_millis(5));
         }
+        Ok(())
+    }
+
+    /// Removes the claims of the dead, with what they left beside.
+    pub(super) fn drop_dead_claims(&self) -> Result<()> {
+        let claims = list(&self.root().join("claims")).unwrap_or_default();
+        let (beside, own): (Vec<PathBuf>, Vec<PathBuf>) = claims.into_iter().partition(|path| name(path).contains('.'));
+        let stale = |path: &Path| age(path).is_some_and(|age| age > 10 * lapse());
+        let dead = |path: &Path| {
+            let words = fs::read_to_string(path).ok()?;
+            let lives = Who::from_words(&words).lives().unwrap_or_else(|| !stale(path));
+            (!lives).then_some(words)
+        };
+        // Claims first, so that what lies beside a dead one is seen to have none.
+        for path in own {
+            if let Some(words) = dead(&path) {
+                self.take_away(&path, &words)?;
+                point("gc.claim").map_err(Error::io("remove", &path))?;
+            }
+        }
+        for path in beside {
+            let gone = match path.extension().and_then(|end| end.to_str()) {
+                // How far the work is, of a claim that is not there.
+                Some("progress") => !path.with_extension("").exists(),
+                Some("taking") => dead(&path).is_some(),
+                _ => stale(&path),
+            };
+            if gone {
+                let _ = fs::remove_file(&path);
+            }
+        }
+        Ok(())
     }
 }
 
-/// Host, boot, process namespace, process and when it started: lines that no other process ever has.
-pub(super) fn identity(process: u32) -> String {
-    let read = |path: &str| fs::read_to_string(path).unwrap_or_default().trim().to_owned();
-    let host = read("/proc/sys/kernel/hostname");
-    let boot = read("/proc/sys/kernel/random/boot_id");
-    let space = fs::read_link("/proc/self/ns/pid").map(|link| link.display().to_string()).unwrap_or_default();
-    format!("{host}\n{boot}\n{space}\n{process}\n{}", start_of(process).unwrap_or_default())
-}
-
-/// The 22nd field of /proc/PID/stat: start in ticks since boot.
-fn start_of(process: u32) -> Option<String> {
-    let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
-    stat.rsplit_once(')')?.1.split_whitespace().nth(19).map(str::to_owned)
-}
-
-/// Whether a holder lives, where it can be asked after: same boot, same process namespace.
-pub(super) fn beside_us(holder: &str) -> Option<bool> {
-    let line = |text: &str, number: usize| text.lines().nth(number).map(str::to_owned).filter(|line| !line.is_empty());
-    let here = identity(std::process::id());
-    let same = |number: usize| line(holder, number).is_some_and(|theirs| line(&here, number) == Some(theirs));
-    let process: u32 = line(holder, 3)?.parse().ok()?;
-    (same(1) && same(2)).then(|| start_of(process).is_some_and(|start| line(holder, 4) == Some(start)))
-}
-
-fn alive(holder: &str, path: &Path, watch: &mut Watch) -> bool {
-    beside_us(holder).unwrap_or_else(|| watch.beats(path))
+/// Since a file was last touched, by the clock of this host.
+pub(super) fn age(path: &Path) -> Option<Duration> {
+    fs::metadata(path).and_then(|meta| meta.modified()).ok()?.elapsed().ok()
 }
 
 #[cfg(test)]
@@ -190,7 +188,7 @@ mod tests {
     }
 
     fn claim(store: &Store) -> std::result::Result<Claim, String> {
-        store.claim("ab", &mut Watch::new(LAPSE)).unwrap()
+        store.claim("ab", &mut Watch::new(lapse())).unwrap()
     }
 
     #[test]
@@ -210,7 +208,7 @@ mod tests {
     fn a_dead_holder_beside_us_is_taken_over_at_once_and_by_one_alone() {
         let (_folder, store) = store();
         let mut child = std::process::Command::new("true").spawn().unwrap();
-        let words = identity(child.id());
+        let words = Who::of(child.id()).words();
         child.wait().unwrap();
         for _ in 0..50 {
             fs::write(store.root().join("claims/ab"), &words).unwrap();
@@ -225,7 +223,7 @@ mod tests {
     #[test]
     fn a_holder_that_cannot_be_asked_after_is_dead_once_its_heart_stands_still() {
         let (_folder, store) = store();
-        let mine = identity(std::process::id());
+        let mine = Who::me().words();
         // The number of a process that does not exist here, in another container or on another host.
         let elsewhere: Vec<String> = mine
             .lines()
@@ -240,14 +238,18 @@ mod tests {
         fs::write(&path, elsewhere.join("\n")).unwrap();
         // However old the heartbeat looks: the other clock may be wrong.
         fs::File::options().append(true).open(&path).unwrap().set_modified(SystemTime::UNIX_EPOCH).unwrap();
-        let mut watch = Watch::new(Duration::from_millis(80));
+        let mut watch = Watch::new(Duration::from_secs(100));
+        let later = |watch: &mut Watch, seconds: u64| {
+            let (beat, since) = watch.last.unwrap();
+            watch.last = Some((beat, since.checked_sub(Duration::from_secs(seconds)).unwrap()));
+        };
         assert!(store.claim("ab", &mut watch).unwrap().is_err());
-        std::thread::sleep(Duration::from_millis(60));
+        later(&mut watch, 60);
         fs::File::options().append(true).open(&path).unwrap().set_modified(SystemTime::now()).unwrap();
         assert!(store.claim("ab", &mut watch).unwrap().is_err());
-        std::thread::sleep(Duration::from_millis(60));
+        later(&mut watch, 60);
         assert!(store.claim("ab", &mut watch).unwrap().is_err(), "it moved meanwhile");
-        std::thread::sleep(Duration::from_millis(60));
+        later(&mut watch, 60);
         assert!(store.claim("ab", &mut watch).unwrap().is_ok());
     }
 }

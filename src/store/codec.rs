@@ -84,6 +84,13 @@ pub fn write(artifact: &Artifact, path: &Path) -> Result<()> {
     })
 }
 
+/// About how many bytes an artifact takes on disk.
+#[must_use]
+pub fn bytes(artifact: &Artifact) -> u64 {
+    let (tensors, record) = encode(artifact);
+    (tensors.iter().map(|(_, held)| held.data_len()).sum::<usize>() + record.to_string().len()) as u64
+}
+
 fn encode(artifact: &Artifact) -> (Vec<(String, Held<'_>)>, Value) {
     let numbers = |values: &[u32]| Held::Bytes {
         dtype: Dtype::U32,

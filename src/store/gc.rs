@@ -4,14 +4,20 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
-use super::claim::{LAPSE, beside_us, identity};
+use super::claim::{Claim, Watch, age, lapse};
+use super::fault::point;
+use super::files::{link, name};
+use super::who::{Who, writer_lives};
 use super::{MANIFEST, Manifest, Store};
 use crate::error::{Error, Result};
 
 /// Leftovers younger than this may be somebody's work.
 const YOUNG: Duration = Duration::from_secs(3600);
+/// The claim of a collection: no two at once, and none while a run says what it will read.
+const COLLECTION: &str = "collection";
 /// What was put aside is kept for a look.
 const QUARANTINE: Duration = Duration::from_secs(7 * 24 * 3600);
 
@@ -45,20 +51,31 @@ impl Pin {
 impl Drop for Pin {
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.path);
+        let _ = point("pin.dropped");
     }
 }
 
 impl Store {
-    /// Keeps results from collection as long as the pin lives.
+    /// Keeps results from collection as long as the pin lives. A collection that has already chosen is waited for: what
+    /// is there afterwards stays.
     pub fn pin<'a>(&self, fingerprints: impl IntoIterator<Item = &'a str>) -> Result<Pin> {
-        let folder = self.root().join("pins");
-        let mut words = identity(std::process::id());
-        words.push_str("\n\n");
-        words.push_str(&fingerprints.into_iter().collect::<Vec<_>>().join("\n"));
-        let file = tempfile::Builder::new().prefix("run-").tempfile_in(&folder).map_err(Error::io("write", &folder))?;
-        fs::write(file.path(), words).map_err(Error::io("write", &folder))?;
-        let path = file.into_temp_path().keep().map_err(|error| Error::io("keep", &folder)(error.error))?;
-        Ok(Pin { path })
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        let words = format!("{}\n\n{}", Who::me().words(), fingerprints.into_iter().collect::<Vec<_>>().join("\n"));
+        let name = format!("run.{}.{}", Who::me().tag(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let path = self.root().join("pins").join(name);
+        // Nobody else writes that name; one that is there is of a process that had all our numbers.
+        let _ = fs::remove_file(&path);
+        link(self, &path, &words, "keep from collection, in")?;
+        let pin = Pin { path };
+        point("pin.linked").map_err(Error::io("write", &pin.path))?;
+        let mut watch = Watch::new(lapse());
+        while self.root().join("claims").join(COLLECTION).exists() {
+            match self.claim(COLLECTION, &mut watch)? {
+                Ok(_claim) => break,
+                Err(_) => std::thread::sleep(Duration::from_millis(20)),
+            }
+        }
+        Ok(pin)
     }
 
     /// What living runs and stages at work need; and the pins of the dead.
@@ -66,7 +83,8 @@ impl Store {
         let (mut needed, mut dead) = (BTreeSet::new(), Vec::new());
         for path in list(&self.root().join("pins")) {
             let text = fs::read_to_string(&path).unwrap_or_default();
-            let lives = beside_us(&text).unwrap_or_else(|| age(&path).is_none_or(|age| age < 10 * LAPSE));
+            let lives =
+                Who::from_words(&text).lives().unwrap_or_else(|| age(&path).is_none_or(|age| age < 10 * lapse()));
             if lives {
                 needed.extend(text.split("\n\n").nth(1).into_iter().flat_map(str::lines).map(str::to_owned));
             } else {
@@ -82,6 +100,13 @@ impl Store {
     /// Chooses what to remove: results not used for longer than `older`; then, while the store is larger than `size`,
     /// those that took the fewest seconds a byte. Where neither is said, no result. Removes it where `really`.
     pub fn collect(&self, older: Option<Duration>, size: Option<u64>, really: bool) -> Result<Garbage> {
+        // While this is held, no run begins: either it sees the claim and waits, or its pin is seen here.
+        let claim = if really && self.root().join("claims").is_dir() { Some(self.collection()?) } else { None };
+        point("gc.claimed").map_err(Error::io("collect in", self.root()))?;
+        if really {
+            // First: the claim of a dead run must not keep what it left.
+            self.drop_dead_claims()?;
+        }
         let (needed, dead_pins) = self.pinned();
         let mut garbage = Garbage { leftovers: dead_pins, ..Garbage::default() };
         let all = self.manifests();
@@ -104,25 +129,38 @@ impl Store {
         garbage.leftovers.extend(self.leftovers(&needed));
         if really {
             for manifest in &garbage.results {
-                // Asked again: a run may have begun meanwhile. What it finds missing all the same, it makes again.
-                if !self.pinned().0.contains(&manifest.fingerprint) {
-                    self.remove(&manifest.fingerprint)?;
+                self.remove(&manifest.fingerprint)?;
+                if let Some(claim) = &claim {
+                    claim.beat();
                 }
+                point("gc.result").map_err(Error::io("collect in", self.root()))?;
             }
             for path in &garbage.leftovers {
                 // Another collection may have been faster.
                 let _ = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+                point("gc.leftover").map_err(Error::io("collect in", self.root()))?;
             }
-            self.drop_dead_claims();
         }
         Ok(garbage)
     }
 
-    /// Files of runs that died: half-written results, checkpoints that nobody will go on from, what was put aside long ago.
+    /// The claim of a collection, once no other collects.
+    fn collection(&self) -> Result<Claim> {
+        let mut watch = Watch::new(lapse());
+        loop {
+            match self.claim(COLLECTION, &mut watch)? {
+                Ok(claim) => return Ok(claim),
+                Err(_) => std::thread::sleep(Duration::from_millis(20)),
+            }
+        }
+    }
+
+    /// Files of runs that died: half-written results, checkpoints that nobody will go on from, what was put aside long
+    /// ago. The name of a file in `temp` says whose it is.
     fn leftovers(&self, needed: &BTreeSet<String>) -> Vec<PathBuf> {
         let old = |path: &PathBuf, limit: Duration| age(path).is_some_and(|age| age > limit);
-        let mut found: Vec<PathBuf> =
-            list(&self.root().join("temp")).into_iter().filter(|path| old(path, YOUNG)).collect();
+        let dead = |path: &PathBuf| writer_lives(&name(path)).map_or_else(|| old(path, YOUNG), |lives| !lives);
+        let mut found: Vec<PathBuf> = list(&self.temp()).into_iter().filter(dead).collect();
         found.extend(list(&self.root().join("quarantine")).into_iter().filter(|path| old(path, QUARANTINE)));
         for path in list(&self.root().join("partial")) {
             let stem = path.file_stem().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
@@ -138,23 +176,16 @@ impl Store {
     /// Out of sight in one step, then gone.
     fn remove(&self, fingerprint: &str) -> Result<()> {
         let folder = self.folder(fingerprint);
-        let temp = self.root().join("temp");
-        let to = tempfile::Builder::new().prefix("gone-").tempdir_in(&temp).map_err(Error::io("create", &temp))?;
+        let to = self.temp_folder("gone")?;
         match fs::rename(&folder, to.path().join("result")) {
-            Ok(()) => Ok(()),
+            Ok(()) => point("gc.moved").map_err(Error::io("remove", &folder)),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
             Err(error) => Err(Error::io("remove", &folder)(error)),
         }
     }
 }
 
+/// What cannot be looked at stays.
 fn list(folder: &Path) -> Vec<PathBuf> {
-    let mut paths: Vec<PathBuf> = fs::read_dir(folder).into_iter().flatten().flatten().map(|e| e.path()).collect();
-    paths.sort();
-    paths
-}
-
-/// Since a file was last touched.
-fn age(path: &Path) -> Option<Duration> {
-    fs::metadata(path).and_then(|meta| meta.modified()).ok()?.elapsed().ok()
+    super::files::list(folder).unwrap_or_default()
 }

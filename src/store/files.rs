@@ -1,0 +1,135 @@
+//! Files that appear whole or not at all: written under `temp/` with their writer in the name, synced, moved into place.
+
+use std::fs::{self, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use tempfile::{Builder, NamedTempFile, TempDir};
+
+use super::Store;
+use super::fault::{self, point};
+use super::who::Who;
+use crate::error::{Error, Result};
+
+impl Store {
+    pub(super) fn temp(&self) -> PathBuf {
+        self.root().join("temp")
+    }
+
+    fn made_temp(&self) -> Result<PathBuf> {
+        let temp = self.temp();
+        fs::create_dir_all(&temp).map_err(Error::io("create", &temp))?;
+        Ok(temp)
+    }
+
+    /// A new file that goes when dropped. What the user's mask takes off is taken off: others may share the store.
+    pub(super) fn temp_file(&self) -> Result<NamedTempFile> {
+        let temp = self.made_temp()?;
+        let made = Builder::new()
+            .prefix(&format!("file.{}.", Who::me().tag()))
+            .permissions(Permissions::from_mode(0o666))
+            .tempfile_in(&temp);
+        made.map_err(Error::io("write in", &temp))
+    }
+
+    /// A new folder that goes when dropped, with all that is in it.
+    pub(super) fn temp_folder(&self, prefix: &str) -> Result<TempDir> {
+        let temp = self.made_temp()?;
+        let made = Builder::new()
+            .prefix(&format!("{prefix}.{}.", Who::me().tag()))
+            .permissions(Permissions::from_mode(0o777))
+            .tempdir_in(&temp);
+        made.map_err(Error::io("create a folder in", &temp))
+    }
+
+    /// Writes a whole file or nothing.
+    pub(super) fn write_file(&self, path: &Path, bytes: &[u8]) -> Result<()> {
+        let parent = path.parent().unwrap_or(self.root());
+        let mut file = self.temp_file()?;
+        let mut write = || {
+            point("file.created")?;
+            file.write_all(bytes)?;
+            point("file.written")?;
+            file.as_file().sync_all()?;
+            point("file.synced")
+        };
+        write().map_err(|error| self.full(error, bytes.len() as u64)).map_err(Error::io("write", path))?;
+        file.persist(path).map_err(|error| Error::io("write", path)(error.error))?;
+        point("file.moved").map_err(Error::io("write", path))?;
+        sync_folder(parent);
+        Ok(())
+    }
+
+    /// Bytes that may still be written where the store lies; none where that cannot be known.
+    #[must_use]
+    pub fn free(&self) -> Option<u64> {
+        if let Some(said) = fault::setting("RECANT_FREE") {
+            return said.parse().ok();
+        }
+        // The store itself may not be there yet.
+        let there = self.root().ancestors().find(|path| path.exists()).unwrap_or(Path::new("."));
+        let space = rustix::fs::statvfs(there).ok()?;
+        Some(space.f_bavail.saturating_mul(space.f_frsize))
+    }
+
+    /// Adds to a full disk's error how much was to be written and how much can be.
+    pub(super) fn full(&self, error: io::Error, bytes: u64) -> io::Error {
+        let full = [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded, io::ErrorKind::FileTooLarge];
+        if !full.contains(&error.kind()) {
+            return error;
+        }
+        let free = self.free().map_or_else(|| "an unknown number".to_owned(), size);
+        io::Error::new(error.kind(), format!("{error}: {} are to be written, {free} are free", size(bytes)))
+    }
+}
+
+/// `12.3 MB`
+#[must_use]
+pub fn size(bytes: u64) -> String {
+    format!("{:.3} MB", bytes as f64 / 1e6)
+}
+
+/// Puts a file with these words there unless there is one. The words are written first and linked into place, so no one
+/// ever reads an empty file. Whether it was put there.
+pub(super) fn link(store: &Store, path: &Path, words: &str, doing: &'static str) -> Result<bool> {
+    let temp = store.temp_file()?;
+    fs::write(temp.path(), words)
+        .and_then(|()| point("claim.written"))
+        .map_err(|error| store.full(error, words.len() as u64))
+        .map_err(Error::io("write", temp.path()))?;
+    match fs::hard_link(temp.path(), path) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        Err(error) => Err(Error::io(doing, path)(error)),
+    }
+}
+
+pub(super) fn touch(path: &Path) {
+    // Only collection looks at it, and a store may be read only.
+    if let Ok(file) = fs::File::open(path) {
+        let _ = file.set_modified(std::time::SystemTime::now());
+    }
+}
+
+pub(super) fn sync_folder(path: &Path) {
+    // Not every file system can sync a folder; the files themselves are synced.
+    if let Ok(folder) = fs::File::open(path) {
+        let _ = folder.sync_all();
+    }
+}
+
+/// What lies in a folder, in order of names; nothing where there is none.
+pub(super) fn list(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let entries = match fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other?,
+    };
+    let mut paths = entries.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<PathBuf>>>()?;
+    paths.sort();
+    Ok(paths)
+}
+
+pub(super) fn name(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
