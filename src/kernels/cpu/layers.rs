@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::buffer::Pool;
-use super::conv::{Conv, Geometry, Weights};
+use super::conv::{Conv, Geometry};
 use super::norm::{self, After};
 use super::simd::{Level, Strided};
+use super::weights::Weights;
 use crate::kernels::Window;
 
 /// Least seconds of several calls.

@@ -6,11 +6,13 @@ mod buffer;
 mod conv;
 mod forth;
 mod norm;
+mod outer;
 mod parallel;
 mod plan;
 mod pointwise;
 mod simd;
 mod transform;
+mod weights;
 mod winograd;
 
 use std::ops::Range;
@@ -22,9 +24,9 @@ use super::{Done, Mode, Moments, Network, Program, Sink, check};
 use crate::error::{Error, Result};
 pub use buffer::Buffer;
 use buffer::Pool;
-pub(super) use conv::Packed;
 use forth::{Forth, Kept};
 use plan::Step;
+pub(super) use weights::Packed;
 
 /// What all forwards of a network share.
 #[derive(Debug)]

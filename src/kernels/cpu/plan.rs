@@ -1,10 +1,11 @@
 //! From layers to steps: batch norm takes the residual and the ReLU that follow it along, linear layers become 1 x 1
 //! convolutions.
 
-use super::conv::{Conv, Geometry, Weights};
+use super::conv::{Conv, Geometry};
 use super::norm::After;
 use super::pointwise::{Activation, Slide};
 use super::simd::Level;
+use super::weights::Weights;
 use crate::kernels::{Op, Program, Window};
 
 #[derive(Clone, Debug)]

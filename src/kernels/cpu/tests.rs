@@ -3,7 +3,8 @@
 use candle_core::{DType, Device, Var};
 
 use super::buffer::Pool;
-use super::conv::{Conv, Geometry, Weights};
+use super::conv::{Conv, Geometry};
+use super::weights::Weights;
 use super::*;
 use crate::kernels::{Builder, Op, Window, reference};
 use crate::rng::Rng;

@@ -14,10 +14,12 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::buffer::{Buffer, Pool, scratch};
-use super::conv::{DEPTH, Geometry, Panel, Start, TASKS, Weights, panels, strips, total};
+use super::conv::{DEPTH, Geometry, Start, TASKS};
+use super::outer::total;
 use super::parallel::{Shared, each};
 use super::simd::{Level, Strided};
 use super::transform::{PAIRS, Transforms};
+use super::weights::{Panel, Weights, panels, strips};
 
 /// Outputs along one side of a tile, and the inputs they see.
 const SIDE: usize = 4;

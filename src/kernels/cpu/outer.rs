@@ -1,0 +1,139 @@
+//! The gradient of weights, directly: outer products of inputs and gradients, summed over rows.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::buffer::{Buffer, Pool};
+use super::conv::{Geometry, TASKS};
+use super::parallel::{Shared, each};
+use super::pointwise::add;
+use super::simd::{Level, Strided};
+use super::weights::{Panel, panels, strips};
+
+/// Input channels that one task takes.
+const SLICE: usize = 64;
+/// Rows summed in registers before they go to memory.
+const SUM: usize = 128;
+
+/// sums[place][input][output] = sum over rows of x[seen row][input] * above[row][output]. Where there are few channels to
+/// share out, rows of the image are shared out too: `sums` then holds several partial results, added up at the end in
+/// their order. How many depends on the shapes alone, not on the level: bits depend on it.
+pub(super) fn outer(
+    level: Level,
+    geometry: &Geometry,
+    batch: usize,
+    x: &[f32],
+    above: &[f32],
+    [inputs, outputs]: [usize; 2],
+    pool: &Arc<Pool>,
+) -> Buffer {
+    let taps = geometry.taps();
+    let panels = panels(level, outputs);
+    let slice = inputs.div_ceil(inputs.div_ceil(SLICE));
+    let slices = inputs.div_ceil(slice);
+    let [height, width] = geometry.output;
+    let groups = TASKS.div_ceil(outputs.div_ceil(SLICE) * slices).min(height);
+    let group = height.div_ceil(groups);
+    let groups = height.div_ceil(group);
+    let size = taps * inputs * outputs;
+    let mut sums = pool.lend(groups * size);
+    let shared = Shared::new(&mut sums);
+    let seen = height * width / if geometry.transposed { geometry.window.stride.pow(2) } else { 1 };
+    each(groups * panels.len() * slices, seen * batch * size, |task| {
+        let (panel, rest) = (panels[task % panels.len()], task / panels.len());
+        let (mine, rows) = (rest % slices * slice, rest / slices * group);
+        let strip = Strip {
+            level,
+            geometry,
+            batch,
+            panel,
+            channels: [inputs, outputs],
+            mine: mine..(mine + slice).min(inputs),
+            home: rest / slices * size,
+        };
+        strip.run(x, above, rows..(rows + group).min(height), &shared);
+    });
+    total(&mut sums, groups, size);
+    sums
+}
+
+/// Adds the parts of a sum, each of that size, to the first, in their order.
+pub(super) fn total(sums: &mut [f32], parts: usize, size: usize) {
+    if parts < 2 {
+        return;
+    }
+    let (first, others) = sums[..parts * size].split_at_mut(size);
+    let shared = Shared::new(first);
+    let chunk = size.div_ceil(TASKS);
+    each(size.div_ceil(chunk), parts * size, |task| {
+        let range = task * chunk..((task + 1) * chunk).min(size);
+        // SAFETY: each task has its own part.
+        let first = unsafe { shared.part(range.start, range.len()) };
+        others.chunks_exact(size).for_each(|other| add(first, &other[range.clone()]));
+    });
+}
+
+/// One task of the gradient of the weights: some rows of the image, some input and output channels.
+struct Strip<'a> {
+    level: Level,
+    geometry: &'a Geometry,
+    batch: usize,
+    panel: Panel,
+    /// Inputs, outputs.
+    channels: [usize; 2],
+    mine: Range<usize>,
+    /// Where this task's sums begin.
+    home: usize,
+}
+
+impl Strip<'_> {
+    fn run(&self, x: &[f32], above: &[f32], rows: Range<usize>, sums: &Shared) {
+        let Self { level, geometry, batch, panel, channels: [inputs, outputs], ref mine, home } = *self;
+        let width = geometry.output[1];
+        let wide = panel.vectors * level.lanes();
+        let kernels = level.outer(panel.vectors);
+        let home = |place: usize, input: usize| home + (place * inputs + input) * outputs + panel.start;
+        for place in 0..geometry.taps() {
+            for input in mine.clone() {
+                // SAFETY: each task has its own partial sums, input and output channels.
+                unsafe { sums.part(home(place, input), panel.width) }.fill(0.0);
+            }
+        }
+        // blocks of some columns, or of some of the batch in one column, stay in a first-level cache
+        let across = (SUM / batch).clamp(1, width);
+        let deep = if across == 1 { SUM.min(batch) } else { batch };
+        let mut packed = vec![0.0_f32; across * deep * wide];
+        let columns = (0..width).step_by(across).map(|start| start..(start + across).min(width));
+        let blocks: Vec<(Range<usize>, Range<usize>)> = columns
+            .flat_map(|columns| {
+                (0..batch).step_by(deep).map(move |start| (columns.clone(), start..(start + deep).min(batch)))
+            })
+            .collect();
+        for (row, (columns, images)) in rows.flat_map(|row| blocks.iter().map(move |block| (row, block))) {
+            let many = images.len();
+            for (index, line) in packed.chunks_exact_mut(wide).take(columns.len() * many).enumerate() {
+                let column = columns.start + index / many;
+                let place = (row * width + column) * batch + images.start + index % many;
+                line[..panel.width].copy_from_slice(&above[place * outputs + panel.start..][..panel.width]);
+            }
+            for place in 0..geometry.taps() {
+                let Some(run) = geometry.run(row, place, columns) else { continue };
+                let together = run.to_step == 1 && run.from_step == 1 && many == batch;
+                let (parts, length) = if together { (1, run.count * many) } else { (run.count, many) };
+                for j in 0..parts {
+                    let to = (run.to + j * run.to_step - columns.start) * many;
+                    let from = (run.row * geometry.input[1] + run.from + j * run.from_step) * batch + images.start;
+                    let b = Strided(packed[to * wide..][..length * wide].as_ptr(), wide);
+                    let seen = &x[from * inputs..][..length * inputs];
+                    for (input, kernel) in strips(mine.len(), kernels) {
+                        let input = mine.start + input;
+                        let a = Strided(seen[input..].as_ptr(), inputs);
+                        // SAFETY: `seen` has `length` rows of `inputs` elements, `b` as many of `wide`; the sums are this
+                        // task's own.
+                        unsafe { kernel(length, a, b, (sums.at(home(place, input)), outputs), panel.last) };
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! Weights of a convolution or a linear layer: where they lie in theta, and in the order in which the inner loops read
+//! them.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::buffer::{Buffer, Pool, scratch};
+use super::parallel::{Shared, each};
+use super::simd::Level;
+use super::winograd::Tiling;
+
+/// Where weight (place, input channel, output channel) lies in theta: `place + input x .. + output x ..`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Weights {
+    pub(super) inputs: usize,
+    pub(super) outputs: usize,
+    pub(super) input_step: usize,
+    pub(super) output_step: usize,
+    pub(super) taps: usize,
+}
+
+impl Weights {
+    /// As the gradient of the input sees them.
+    pub(super) fn back(self) -> Self {
+        Self {
+            inputs: self.outputs,
+            outputs: self.inputs,
+            input_step: self.output_step,
+            output_step: self.input_step,
+            taps: self.taps,
+        }
+    }
+}
+
+/// Some output channels.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Panel {
+    pub(super) start: usize,
+    pub(super) width: usize,
+    pub(super) vectors: usize,
+    /// Live lanes of the last vector.
+    pub(super) last: usize,
+}
+
+/// `count` rows in strips of six, four and one, as few of one as can be.
+pub(super) fn strips<K: Copy>(count: usize, [six, four, one]: [(usize, K); 3]) -> impl Iterator<Item = (usize, K)> {
+    let sixes = (0..=count / 6).rev().take(2).find(|sixes| (count - 6 * sixes).is_multiple_of(4)).unwrap_or(count / 6);
+    let fours = (count - 6 * sixes) / 4;
+    let ones = count - 6 * sixes - 4 * fours;
+    let kernels = [(six, sixes), (four, fours), (one, ones)];
+    let mut start = 0;
+    kernels.into_iter().flat_map(|(kernel, times)| std::iter::repeat_n(kernel, times)).map(move |(step, kernel)| {
+        start += step;
+        (start - step, kernel)
+    })
+}
+
+pub(super) fn panels(level: Level, outputs: usize) -> Vec<Panel> {
+    (0..outputs)
+        .step_by(level.panel())
+        .map(|start| {
+            let width = (outputs - start).min(level.panel());
+            let vectors = width.div_ceil(level.lanes());
+            Panel { start, width, vectors, last: width - (vectors - 1) * level.lanes() }
+        })
+        .collect()
+}
+
+/// Weights in the order the inner loop reads them: panel, place, input channel, output channel, zeros at the end; or as
+/// Winograd's algorithm reads them.
+#[derive(Debug)]
+pub struct Packed {
+    pub(super) data: Buffer,
+    pub(super) inputs: usize,
+    pub(super) outputs: usize,
+    pub(super) taps: usize,
+    pub(super) tiling: Option<Tiling>,
+}
+
+impl Packed {
+    /// Places and input channels as one.
+    pub(super) fn view(&self) -> View<'_> {
+        View { data: &self.data, inputs: self.inputs * self.taps, outputs: self.outputs, taps: 1 }
+    }
+}
+
+/// Packed weights, seen as so many places.
+#[derive(Clone, Copy)]
+pub(super) struct View<'a> {
+    pub(super) data: &'a [f32],
+    pub(super) inputs: usize,
+    pub(super) outputs: usize,
+    pub(super) taps: usize,
+}
+
+/// Channels of a block: all places of 16 x 16 channels stay in a first-level cache while they are turned.
+const BLOCK: usize = 16;
+
+/// The weights of a block of channels by place: `block[(k taps + place) BLOCK + n]` for input k and output n of it.
+fn gather(weights: Weights, theta: &[f32], inputs: &Range<usize>, outputs: &Range<usize>, block: &mut [f32]) {
+    let Weights { input_step, output_step, taps, .. } = weights;
+    if input_step == taps {
+        // the windows of an output's inputs follow each other
+        for (n, output) in outputs.clone().enumerate() {
+            let run = &theta[inputs.start * taps + output * output_step..][..inputs.len() * taps];
+            block.chunks_exact_mut(BLOCK).zip(run).for_each(|(row, value)| row[n] = *value);
+        }
+    } else {
+        // those of an input's outputs do
+        for (k, input) in inputs.clone().enumerate() {
+            let run = &theta[input * input_step + outputs.start * taps..][..outputs.len() * taps];
+            for (n, window) in run.chunks_exact(taps).enumerate() {
+                let rows = block[k * taps * BLOCK..].chunks_exact_mut(BLOCK);
+                rows.zip(window).for_each(|(row, value)| row[n] = *value);
+            }
+        }
+    }
+}
+
+/// The other way round. Nobody else touches these channels of theta meanwhile.
+fn scatter(weights: Weights, theta: &Shared, inputs: &Range<usize>, outputs: &Range<usize>, block: &[f32]) {
+    let Weights { input_step, output_step, taps, .. } = weights;
+    if input_step == taps {
+        for (n, output) in outputs.clone().enumerate() {
+            // SAFETY: these channels, by the caller's promise.
+            let run = unsafe { theta.part(inputs.start * taps + output * output_step, inputs.len() * taps) };
+            run.iter_mut().zip(block.chunks_exact(BLOCK)).for_each(|(value, row)| *value = row[n]);
+        }
+    } else {
+        for (k, input) in inputs.clone().enumerate() {
+            // SAFETY: as above.
+            let run = unsafe { theta.part(input * input_step + outputs.start * taps, outputs.len() * taps) };
+            for (n, window) in run.chunks_exact_mut(taps).enumerate() {
+                let rows = block[k * taps * BLOCK..].chunks_exact(BLOCK);
+                window.iter_mut().zip(rows).for_each(|(value, row)| *value = row[n]);
+            }
+        }
+    }
+}
+
+pub(super) fn pack(level: Level, weights: Weights, tiling: Option<Tiling>, theta: &[f32], pool: &Arc<Pool>) -> Packed {
+    let Weights { inputs, outputs, taps, .. } = weights;
+    if let Some(tiling) = tiling {
+        return Packed { data: tiling.pack(theta, pool), inputs, outputs, taps, tiling: Some(tiling) };
+    }
+    let panels = panels(level, outputs);
+    let rows = inputs * taps;
+    let total: usize = panels.iter().map(|panel| panel.vectors * level.lanes() * rows).sum();
+    let mut data = pool.lend(total);
+    let shared = Shared::new(&mut data);
+    let chunks = inputs.div_ceil(BLOCK);
+    each(panels.len() * chunks, 4 * total, |task| {
+        let (panel, first) = (panels[task / chunks], task % chunks * BLOCK);
+        let wide = panel.vectors * level.lanes();
+        let mine = first..(first + BLOCK).min(inputs);
+        scratch(mine.len() * taps * BLOCK, |block| {
+            for start in (0..wide).step_by(BLOCK) {
+                let from = panel.start + start;
+                let to = (from + BLOCK).min(panel.start + panel.width);
+                if to < from + BLOCK {
+                    block.fill(0.0);
+                }
+                gather(weights, theta, &mine, &(from..to.max(from)), block);
+                for (row, values) in block.chunks_exact(BLOCK).enumerate() {
+                    let (input, place) = (first + row / taps, row % taps);
+                    // all panels before it are full
+                    let at = panel.start * rows + (place * inputs + input) * wide + start;
+                    let count = BLOCK.min(wide - start);
+                    // SAFETY: each task has its own panel and input channels.
+                    unsafe { shared.part(at, count) }.copy_from_slice(&values[..count]);
+                }
+            }
+        });
+    });
+    Packed { data, inputs, outputs, taps, tiling: None }
+}
+
+/// From place x input x output to theta's layout.
+pub(super) fn unpack(sums: &[f32], weights: Weights, theta: &mut [f32]) {
+    let Weights { inputs, outputs, taps, .. } = weights;
+    assert_eq!(theta.len(), inputs * outputs * taps, "weights have their layer's size");
+    let shared = Shared::new(theta);
+    let chunks = inputs.div_ceil(BLOCK);
+    each(outputs.div_ceil(BLOCK) * chunks, 4 * sums.len(), |task| {
+        let (start, first) = (task / chunks * BLOCK, task % chunks * BLOCK);
+        let (mine, to) = (first..(first + BLOCK).min(inputs), start..(start + BLOCK).min(outputs));
+        scratch(mine.len() * taps * BLOCK, |block| {
+            for (row, values) in block.chunks_exact_mut(BLOCK).enumerate() {
+                let (input, place) = (first + row / taps, row % taps);
+                let from = &sums[(place * inputs + input) * outputs..][to.clone()];
+                values[..from.len()].copy_from_slice(from);
+            }
+            // each task has its own channels
+            scatter(weights, &shared, &mine, &to, block);
+        });
+    });
+}
