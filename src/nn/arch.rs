@@ -35,7 +35,7 @@ pub struct Arch {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Convolution {
-    /// By Winograd's algorithm where that is faster: a quarter of the products, errors of some 1e-6 of the largest value.
+    /// By Winograd's algorithm where that is faster: a quarter of the products, errors below 2e-5 of the largest value.
     #[default]
     Winograd,
     /// As plain sums of products.
