@@ -6,8 +6,8 @@
     python3 benches/compare.py --rows scrub,dcgan --batch 16,64 --turns 5 --json
 
 Builds benches/steps.rs and runs it and benches/torch_twins.py alternately. In the first turn PyTorch runs in all modes;
-then only the best f32 mode of each measurement goes on, and the best of all. Ratios are images a second of recant over
-PyTorch's in the same turn, medians over turns, with the least and the largest: above 1 recant is faster. docs/benchmarks.md says more.
+then only the best f32 mode of each measurement goes on, and the best of all. Recant runs in f32 and in bf16. Ratios are
+images a second of recant over PyTorch's in the same turn, f32 over its best f32 mode and bf16 over its best of all, medians over turns, with the least and the largest: above 1 recant is faster. docs/benchmarks.md says more.
 
 PyTorch is that of $RECANT_PYTHON, else of the Python that runs this; without one only recant is timed.
 """
@@ -25,6 +25,7 @@ ROWS = ["resnet18", "resnet18_pool", "resnet18_imagenet", "resnet50", "allcnn"]
 ROWS += ["dcgan", "opengan", "simclr", "scrub", "bad_teaching"]
 FEW = ["resnet18", "scrub", "opengan"]
 EAGER = ["f32", "f32 channels_last", "bf16 channels_last"]
+PRECISIONS = ["f32", "bf16"]
 COMPILED = ["f32 compile", "f32 channels_last compile", "bf16 channels_last compile"]
 
 
@@ -62,7 +63,7 @@ def measure(row, batch, program, options, modes):
     records, going, errors = {}, modes, []
     for turn in range(options.turns):
         def ours():
-            return lines([program, *common])
+            return [line for precision in PRECISIONS for line in lines([program, *common, "--precision", precision])]
 
         def theirs():
             return lines([PYTHON, os.path.join(HERE, "torch_twins.py"), *common, "--modes", ",".join(going)])
@@ -85,7 +86,9 @@ def measure(row, batch, program, options, modes):
             first = {"row": row, "batch": batch, "what": one["what"], "width": options.width}
             first = {**first, "parameters": one["parameters"], "turns": []}
             record = records.setdefault(one["what"], first)
-            record["turns"].append({"recant": one, "pytorch": twins})
+            if one["precision"] == PRECISIONS[0]:
+                record["turns"].append({"pytorch": twins})
+            record["turns"][-1][one["precision"]] = one
         if modes:
             firsts = [record["turns"][0]["pytorch"] for record in records.values()]
             keep = {best(twins, wanted)["mode"] for twins in firsts for wanted in ("f32", "")}
@@ -98,12 +101,14 @@ def measure(row, batch, program, options, modes):
 
 def summarise(record, with_torch):
     middle = statistics.median
-    mine = [turn["recant"] for turn in record["turns"]]
-    record["recant"] = {"images_per_second": middle(one["images_per_second"] for one in mine)}
-    record["recant"]["peak_bytes"] = mine[-1]["peak_bytes"]
+    for precision in PRECISIONS:
+        mine = [turn[precision] for turn in record["turns"]]
+        record[precision] = {"images_per_second": middle(one["images_per_second"] for one in mine)}
+        record[precision]["peak_bytes"] = mine[-1]["peak_bytes"]
     if not with_torch:
         return
-    for name, wanted in (("best_f32", "f32"), ("best", "")):
+    for precision, name, wanted in (("f32", "best_f32", "f32"), ("bf16", "best", "")):
+        mine = [turn[precision] for turn in record["turns"]]
         mode = best(record["turns"][0]["pytorch"], wanted)["mode"]
         twins = [one for turn in record["turns"] for one in turn["pytorch"] if one["mode"] == mode]
         if len(twins) != len(mine):
@@ -120,23 +125,26 @@ def shown(record):
     def mega(side):
         return f"{side['peak_bytes'] / 1e6:.0f}" if side["peak_bytes"] else "-"
 
-    mine = record["recant"]
-    cells = [record["row"], str(record["batch"]), record["what"], f"{mine['images_per_second']:.1f}"]
-    if "best" not in record:
-        return [*cells, mega(mine)]
-    for name in ("best_f32", "best"):
-        side = record[name]
-        low, high = min(side["ratios"]), max(side["ratios"])
-        cells += [f"{side['images_per_second']:.1f}", side["mode"], f"{side['ratio']:.2f} ({low:.2f} to {high:.2f})"]
-    return [*cells, mega(mine), f"{mega(record['best_f32'])}, {mega(record['best'])}"]
+    cells = [record["row"], str(record["batch"]), record["what"]]
+    for precision, name in (("f32", "best_f32"), ("bf16", "best")):
+        cells.append(f"{record[precision]['images_per_second']:.1f}")
+        if name in record:
+            side = record[name]
+            low, high = min(side["ratios"]), max(side["ratios"])
+            ratio = f"{side['ratio']:.2f} ({low:.2f} to {high:.2f})"
+            cells += [f"{side['images_per_second']:.1f}", side["mode"], ratio]
+    cells.append(", ".join(mega(record[precision]) for precision in PRECISIONS))
+    if "best" in record:
+        cells.append(f"{mega(record['best_f32'])}, {mega(record['best'])}")
+    return cells
 
 
 def table(records, with_torch):
-    head = ["row", "batch", "what", "recant img/s"]
+    head = ["row", "batch", "what", "recant f32"]
     if with_torch:
-        head += ["PyTorch f32", "mode", "ratio", "PyTorch best", "mode", "ratio", "peak MB", "PyTorch's"]
+        head += ["PyTorch f32", "mode", "ratio", "recant bf16", "PyTorch best", "mode", "ratio", "peak MB", "PyTorch's"]
     else:
-        head.append("peak MB")
+        head += ["recant bf16", "peak MB"]
     rows = [head, *(shown(record) for record in records)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)

@@ -1,6 +1,6 @@
 //! One row of the benchmark matrix: steps as a recipe runs them, on random pixels of CIFAR-10's size. Prints one JSON
-//! object a measurement: `cargo bench --bench steps -- ROW [--batch 64] [--width 64] [--seconds 4]`. benches/compare.py
-//! runs it and PyTorch in turn.
+//! object a measurement: `cargo bench --bench steps -- ROW [--batch 64] [--width 64] [--precision f32] [--seconds 4]`.
+//! benches/compare.py runs it and PyTorch in turn.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -18,7 +18,7 @@ use recant::batches::{Drawn, Loader};
 use recant::bench::{Bench, Speed, Stopwatch, memory};
 use recant::data::{Images, Part};
 use recant::error::{Error, Result, listed};
-use recant::nn::arch::{Arch, Shape};
+use recant::nn::arch::{Arch, Precision, Shape};
 use recant::nn::model::Model;
 use recant::nn::optim::Rule;
 use recant::nn::schedule::Schedule;
@@ -47,9 +47,10 @@ const ROWS: [(&str, &str, &str); 9] = [
 const DCGAN: &str = "dcgan";
 
 /// Far more epochs than are ever done, at a rate that does no harm.
-fn recipe(network: &str, batch: usize, width: usize, forget: usize) -> String {
-    let arch = format!("{{ {network}, width = {width} }}");
-    let training = format!("batch = {batch}\nepochs = 1000000\nlr = 0.001");
+fn recipe(network: &str, options: &Options, width: usize, forget: usize) -> String {
+    let precision = if options.bf16 { "bf16" } else { "f32" };
+    let arch = format!("{{ {network}, width = {width}, precision = \"{precision}\" }}");
+    let training = format!("batch = {}\nepochs = 1000000\nlr = 0.001", options.batch);
     format!(
         r#"recipe = 1
 [stages.images]
@@ -94,6 +95,7 @@ kind = "augment"
 method = "opengan"
 features = "features"
 select_every = 0
+precision = "{precision}"
 {training}
 "#
     )
@@ -102,6 +104,7 @@ select_every = 0
 struct Options {
     batch: usize,
     width: usize,
+    bf16: bool,
     budget: Duration,
 }
 
@@ -144,7 +147,7 @@ fn of_recipe(row: &str, stage: &str, network: &str, options: &Options) -> Result
     let images = Arc::new(pixels(8, options.batch)?);
     // its own width is 96 where that of the others is 64
     let width = if row == "allcnn" { 3 * options.width / 2 } else { options.width };
-    let text = recipe(network, options.batch, width, images.train.len() / 2);
+    let text = recipe(network, options, width, images.train.len() / 2);
     let recipe = Recipe::read(Path::new("steps.toml"), &|_| Ok(text.clone().into_bytes()), &[], STAGES)?;
     let plan = Plan::new(&recipe, &evaluate::KIND, &BTreeMap::new())?;
     let node = |name: &str| -> Result<NodeIndex> {
@@ -193,7 +196,9 @@ fn evaluation(row: &str, model: &Model, images: &Arc<Images>, options: &Options)
 fn dcgan(options: &Options) -> Result<()> {
     let images = Arc::new(pixels(8, options.batch)?);
     let fresh = |name: &str, shape, classes, size| -> Result<Model> {
-        Model::init(&Arch::build(name, shape, classes, size, &[], &[])?, &Rng::new(3).fork(name), &Device::Cpu)
+        let precision = if options.bf16 { Precision::Bf16 } else { Precision::F32 };
+        let arch = Arch::build(name, shape, classes, size, &[], &[])?.with_precision(precision);
+        Model::init(&arch, &Rng::new(3).fork(name), &Device::Cpu)
     };
     let mut points = fresh("points", Shape::ReciprocalPoints, 10, [1, 1, 1])?;
     let shape = Shape::DcganGenerator { width: options.width, side: 32 };
@@ -235,6 +240,7 @@ fn say(row: &str, what: &str, parameters: usize, speed: &Speed, options: &Option
         "what": what,
         "batch": options.batch,
         "width": options.width,
+        "precision": if options.bf16 { "bf16" } else { "f32" },
         "parameters": parameters,
         "images_per_second": speed.images_per_second,
         "step_seconds": speed.step_seconds,
@@ -245,9 +251,17 @@ fn say(row: &str, what: &str, parameters: usize, speed: &Speed, options: &Option
 }
 
 fn run(words: &[String]) -> Result<()> {
-    let (mut row, mut options) = (None, Options { batch: 64, width: 64, budget: Duration::from_secs(4) });
+    let (mut row, mut options) = (None, Options { batch: 64, width: 64, bf16: false, budget: Duration::from_secs(4) });
     let mut words = words.iter();
     while let Some(word) = words.next() {
+        if word == "--precision" {
+            options.bf16 = match words.next().map(String::as_str) {
+                Some("f32") => false,
+                Some("bf16") => true,
+                _ => return Err(Error::Usage("`--precision` takes f32 or bf16".to_owned())),
+            };
+            continue;
+        }
         let mut number = || -> Result<f64> {
             let value = words.next().and_then(|value| value.parse().ok());
             value.ok_or_else(|| Error::Usage(format!("`{word}` takes a number")))

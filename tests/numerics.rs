@@ -25,16 +25,7 @@ pub fn arch(case: &Case) -> Arch {
     };
     let side = count(&model["image"]);
     let classes = count(&model["classes"]);
-    Arch {
-        name: "golden".into(),
-        shape,
-        classes,
-        size: [3, side, side],
-        mean: vec![0.0; 3],
-        std: vec![1.0; 3],
-        branches: 1,
-        convolution: recant::nn::arch::Convolution::default(),
-    }
+    Arch::build("golden", shape, classes, [3, side, side], &[0.0; 3], &[1.0; 3]).unwrap()
 }
 
 pub fn rule(optimizer: &Value) -> Rule {

@@ -153,7 +153,9 @@ impl Augmenter for Confusing {
         let (count, [channels, ..]) = (known.classes.len(), images.size);
         let of_classes = |size: [usize; 3]| Arch::new(&setting.arch, count, size, &images.mean, &images.std);
         let network = of_classes(images.size)?.with_branches(2)?;
-        let build = |name: &str, shape, classes, size| Arch::build(name, shape, classes, size, &[], &[]);
+        let build = |name: &str, shape, classes, size| -> Result<Arch> {
+            Ok(Arch::build(name, shape, classes, size, &[], &[])?.with_precision(network.precision))
+        };
         let points = build("reciprocal points", Shape::ReciprocalPoints, count, [network.features()?, 1, 1])?;
         let generator = Shape::DcganGenerator { width: setting.width, side: canvas.side };
         let generator = build("generator", generator, channels, [setting.noise, 1, 1])?;

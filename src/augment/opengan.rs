@@ -16,7 +16,7 @@ use crate::artifact::{Artifact, Features, Generator, Weights};
 use crate::batches::{Batch, Loader};
 use crate::error::{Error, Result};
 use crate::kind::Kind;
-use crate::nn::arch::{Arch, Shape};
+use crate::nn::arch::{Arch, PRECISION, Precision, Shape};
 use crate::nn::loss::binary_cross_entropy;
 use crate::nn::model::Model;
 use crate::nn::optim::Rule;
@@ -49,6 +49,7 @@ pub(super) const AUGMENTER: Registered = Registered {
             Field::optional("d_lr", POSITIVE, "that of the discriminator; lr / 1.5 where not said"),
             Field::or("noise", COUNT, "100", "numbers that a feature is made out of"),
             Field::optional("width", COUNT, "of the networks' layers; an eighth of the features where not said"),
+            PRECISION,
             Field::or(
                 "select_every",
                 NATURAL,
@@ -72,6 +73,7 @@ struct Opengan {
     d_lr: Option<f64>,
     noise: usize,
     width: Option<usize>,
+    precision: Precision,
     select_every: usize,
 }
 
@@ -107,7 +109,7 @@ impl Augmenter for Opengan {
         let features_wide = part(features, "forget")?.dim(1)?;
         let width = self.width.unwrap_or((features_wide / 8).max(1));
         let network = |name: &str, shape: Shape, reads: usize, makes: usize| -> Result<Model> {
-            let arch = Arch::build(name, shape, makes, [reads, 1, 1], &[], &[])?;
+            let arch = Arch::build(name, shape, makes, [reads, 1, 1], &[], &[])?.with_precision(self.precision);
             Model::init(&arch, &rng.fork(name), context.device)
         };
         let mut generator = network("generator", Shape::OpenganGenerator { width }, self.noise, features_wide)?;

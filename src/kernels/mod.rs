@@ -15,7 +15,7 @@ use candle_core::{DType, Device, Tensor};
 use crate::error::{Error, Result};
 use crate::rng::Rng;
 pub use cpu::Buffer;
-pub use program::{Builder, Init, Layer, Norm, Op, Parameter, Program, Window};
+pub use program::{Builder, Init, Layer, Norm, Op, Parameter, Products, Program, Window};
 pub use sink::Sink;
 
 /// Raised when the CPU's kernels give other bits for the same input; a test holds them to it. Recorded with every result.

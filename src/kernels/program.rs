@@ -109,6 +109,18 @@ impl Norm {
     }
 }
 
+/// How convolutions and linear layers are computed, where the device has a choice.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Products {
+    /// In f32, by Winograd's algorithm where that is faster.
+    #[default]
+    Winograd,
+    /// In f32, as plain sums of products.
+    Direct,
+    /// Both factors rounded to bf16, products and sums in f32; forward and back.
+    Bf16,
+}
+
 /// A whole network.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Program {
@@ -125,8 +137,7 @@ pub struct Program {
     pub taps: Vec<(String, usize)>,
     pub features: usize,
     pub logits: usize,
-    /// No convolution goes by Winograd's algorithm.
-    pub direct: bool,
+    pub products: Products,
 }
 
 impl Program {
@@ -169,7 +180,7 @@ impl Builder {
             taps: Vec::new(),
             features: 0,
             logits: 0,
-            direct: false,
+            products: Products::default(),
         };
         Self { program, deviation: None }
     }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Result, listed, nearest};
-use crate::kernels::{Builder, Program};
+use crate::kernels::{Builder, Products, Program};
 use crate::settings::{COUNT, Entry, Field, SHARE, Type};
 pub use family::{Shape, Stem};
 
@@ -29,6 +29,25 @@ pub struct Arch {
     pub branches: usize,
     #[serde(default, skip_serializing_if = "Convolution::is_winograd")]
     pub convolution: Convolution,
+    #[serde(default, skip_serializing_if = "Precision::is_f32")]
+    pub precision: Precision,
+}
+
+/// What convolutions and linear layers multiply. Parameters, sums, batch norms and losses are f32 either way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Precision {
+    #[default]
+    F32,
+    /// Both factors rounded to bf16, forward and back: 8 bits of precision and the range of f32.
+    Bf16,
+}
+
+impl Precision {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+    fn is_f32(&self) -> bool {
+        *self == Self::F32
+    }
 }
 
 /// How 3 x 3 convolutions with stride 1 are computed on the CPU.
@@ -71,7 +90,16 @@ const CONVOLUTION: Field = Field::or(
     "\"winograd\"",
     "3x3 convolutions on the CPU: Winograd's algorithm where it is faster, or plain sums",
 );
-const RESNET: &[Field] = &[STEM, WIDTH, CONVOLUTION];
+/// Of networks that are part of a stage.
+pub const PRECISION: Field = Field::or(
+    "precision",
+    Type::Choice(&["f32", "bf16"]),
+    "\"f32\"",
+    "what convolutions and linear layers multiply; parameters, sums and batch norms are f32 either way",
+);
+/// How the layers are computed, not which they are.
+const WAYS: [Field; 2] = [CONVOLUTION, PRECISION];
+const RESNET: &[Field] = &[STEM, WIDTH, CONVOLUTION, PRECISION];
 const HE: &str = "He et al., CVPR 2016, https://arxiv.org/abs/1512.03385";
 
 static ENTRIES: [Entry; 5] = [
@@ -80,7 +108,7 @@ static ENTRIES: [Entry; 5] = [
         about: "fully connected layers with ReLU between",
         paper: "",
         version: 1,
-        fields: &[Field::or("hidden", Type::List(&COUNT), "[128]", "units of each hidden layer")],
+        fields: &[Field::or("hidden", Type::List(&COUNT), "[128]", "units of each hidden layer"), PRECISION],
     },
     Entry {
         name: "allcnn",
@@ -91,6 +119,7 @@ static ENTRIES: [Entry; 5] = [
             Field::or("width", COUNT, "96", "channels of the first three layers; the others have twice it"),
             Field::or("dropout", SHARE, "0.0", "share of values dropped after each strided layer, below 1"),
             CONVOLUTION,
+            PRECISION,
         ],
     },
     Entry {
@@ -158,7 +187,8 @@ fn model(name: &str, settings: &Map<String, Value>) -> Result<(Shape, Promise)> 
     let Some(Value::String(kind)) = table.remove("family") else {
         return Err(wrong(&"no `family`"));
     };
-    for (key, value) in settings.iter().filter(|(key, _)| !["name", CONVOLUTION.name].contains(&key.as_str())) {
+    let of_shape = |key: &str| key != "name" && WAYS.iter().all(|way| way.name != key);
+    for (key, value) in settings.iter().filter(|(key, _)| of_shape(key)) {
         table.insert(key.clone(), value.clone());
     }
     let shape = serde_json::from_value(serde_json::json!({ kind: table }))
@@ -178,11 +208,15 @@ impl Arch {
         let table = settings.as_object().ok_or_else(|| Error::invalid("an architecture is a table with a `name`"))?;
         let name = table.get("name").and_then(Value::as_str).unwrap_or_default();
         let (shape, _) = model(name, table)?;
-        let convolution = table.get(CONVOLUTION.name).map_or(Ok(Convolution::default()), |value| {
-            serde_json::from_value(value.clone())
-                .map_err(|error| Error::invalid(format!("the settings of `{name}` do not fit: {error}")))
-        })?;
-        Ok(Self { convolution, ..Self::build(name, shape, classes, size, mean, std)? })
+        let mut arch = Self::build(name, shape, classes, size, mean, std)?;
+        let wrong = |error| Error::invalid(format!("the settings of `{name}` do not fit: {error}"));
+        if let Some(value) = table.get(CONVOLUTION.name) {
+            arch.convolution = serde_json::from_value(value.clone()).map_err(wrong)?;
+        }
+        if let Some(value) = table.get(PRECISION.name) {
+            arch.precision = serde_json::from_value(value.clone()).map_err(wrong)?;
+        }
+        Ok(arch)
     }
 
     /// From a shape, for networks that are no recipe's to name: generators, discriminators, heads.
@@ -204,9 +238,16 @@ impl Arch {
             std,
             branches: 1,
             convolution: Convolution::default(),
+            precision: Precision::default(),
         };
         arch.program()?;
         Ok(arch)
+    }
+
+    /// The same layers, computed in that precision.
+    #[must_use]
+    pub fn with_precision(self, precision: Precision) -> Self {
+        Self { precision, ..self }
     }
 
     /// With so many sets of batch-norm weights and statistics.
@@ -239,14 +280,17 @@ impl Arch {
         let mut table = Map::new();
         table.insert("name".to_owned(), self.name.clone().into());
         for field in entry.fields {
-            if field.name == CONVOLUTION.name {
-                // how it is computed is said only where it is not as usual
-                if self.convolution != Convolution::default() {
-                    table.insert(field.name.to_owned(), serde_json::to_value(self.convolution).ok()?);
-                }
+            if WAYS.iter().any(|way| way.name == field.name) {
                 continue;
             }
             table.insert(field.name.to_owned(), shape.get(field.name)?.clone());
+        }
+        // how it is computed is said only where it is not as usual
+        if self.convolution != Convolution::default() {
+            table.insert(CONVOLUTION.name.to_owned(), serde_json::to_value(self.convolution).ok()?);
+        }
+        if self.precision != Precision::default() {
+            table.insert(PRECISION.name.to_owned(), serde_json::to_value(self.precision).ok()?);
         }
         let table = Value::Object(table);
         let again = Self::new(&table, self.classes, self.size, &self.mean, &self.std).ok()?;
@@ -291,6 +335,11 @@ impl Arch {
             )));
         }
         let program = self.shape.program(Builder::new(self.size, self.branches), self.classes, LARGEST)?;
-        Ok(Program { direct: self.convolution == Convolution::Direct, ..program })
+        let products = match (self.precision, self.convolution) {
+            (Precision::Bf16, _) => Products::Bf16,
+            (Precision::F32, Convolution::Winograd) => Products::Winograd,
+            (Precision::F32, Convolution::Direct) => Products::Direct,
+        };
+        Ok(Program { products, ..program })
     }
 }

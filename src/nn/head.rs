@@ -12,10 +12,11 @@ use crate::rng::Rng;
 /// SimCLR's width of projections.
 pub const WIDTH: usize = 128;
 
-/// A fresh head for the features of that network.
+/// A fresh head for the features of that network, in its precision.
 pub fn init(network: &Model, width: usize, rng: &Rng) -> Result<Model> {
     let features = network.arch().features()?;
     let arch = Arch::build("head", Shape::Mlp { hidden: vec![features] }, width, [features, 1, 1], &[], &[])?;
+    let arch = arch.with_precision(network.arch().precision);
     Model::init(&arch, rng, network.device())
 }
 

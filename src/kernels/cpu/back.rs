@@ -114,10 +114,10 @@ impl Back<'_> {
                 if needed {
                     let weights = conv.pack_back(&theta[program.parameters[*weight].range.clone()], &core.pool);
                     if let Some(sum) = &mut gradients.0[step.from] {
-                        conv.backward(batch, &above, &weights, true, sum);
+                        conv.backward(batch, &above, &weights, true, &core.pool, sum);
                     } else {
                         let mut below = core.lend(step.from, batch);
-                        conv.backward(batch, &above, &weights, false, &mut below);
+                        conv.backward(batch, &above, &weights, false, &core.pool, &mut below);
                         gradients.give(step.from, below);
                     }
                 }

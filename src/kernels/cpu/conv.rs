@@ -3,16 +3,19 @@
 //! plain matrix products over the places that fall inside the image. Padding costs nothing. Transposed convolution and
 //! the gradient of the input are the same loops with the other geometry; linear layers are 1 x 1 windows.
 
-use std::ops::Range;
+use std::ops::{Deref, Range};
 use std::sync::Arc;
 
-use super::buffer::Pool;
+use super::buffer::{Buffer, Pool};
+use super::half::rounded;
 use super::outer::outer;
 use super::parallel::{Shared, each};
 use super::simd::{Level, ROWS, Strided};
+#[cfg(target_arch = "x86_64")]
+use super::{tiled, tiles};
 use super::weights::{Packed, Panel, View, Weights, pack, panels, strips, unpack};
 use super::winograd::Tiling;
-use crate::kernels::Window;
+use crate::kernels::{Products, Window};
 
 /// Rows of outputs that one task makes, about.
 const CHUNK: usize = 256;
@@ -96,14 +99,55 @@ pub(super) struct Conv {
     /// Winograd's algorithm for the outputs and for the gradient of the inputs, where it pays.
     forth: Option<Tiling>,
     back: Option<Tiling>,
+    half: Half,
+}
+
+/// How factors come to be bf16.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Half {
+    /// They stay f32.
+    No,
+    /// Rounded, then as if they were f32.
+    Rounded,
+    /// In tile registers.
+    #[cfg(target_arch = "x86_64")]
+    Tiled,
+}
+
+impl Half {
+    fn of(level: Level, products: Products) -> Self {
+        match (level, products) {
+            (_, Products::Winograd | Products::Direct) => Half::No,
+            #[cfg(target_arch = "x86_64")]
+            (Level::Avx512, Products::Bf16) if tiles::available() => Half::Tiled,
+            (_, Products::Bf16) => Half::Rounded,
+        }
+    }
+}
+
+/// Numbers as they are, or rounded.
+enum Factor<'a> {
+    Same(&'a [f32]),
+    Rounded(Buffer),
+}
+
+impl Deref for Factor<'_> {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        match self {
+            Factor::Same(x) => x,
+            Factor::Rounded(x) => x,
+        }
+    }
 }
 
 impl Conv {
-    /// `direct`: never by Winograd's algorithm.
-    pub(super) fn new(level: Level, geometry: Geometry, weights: Weights, direct: bool) -> Self {
-        let tiling = |geometry: Geometry, weights| Tiling::of(level, &geometry, weights).filter(|_| !direct);
+    pub(super) fn new(level: Level, geometry: Geometry, weights: Weights, products: Products) -> Self {
+        let winograd = products == Products::Winograd;
+        let tiling = |geometry: Geometry, weights| Tiling::of(level, &geometry, weights).filter(|_| winograd);
         let (forth, back) = (tiling(geometry, weights), tiling(geometry.back(), weights.back()));
-        Self { level, geometry, weights, forth, back }
+        Self { level, geometry, weights, forth, back, half: Half::of(level, products) }
     }
 
     #[cfg(test)]
@@ -116,18 +160,44 @@ impl Conv {
         self.weights.inputs < 8 && self.weights.taps > 1 && !self.geometry.transposed
     }
 
+    fn factor<'a>(&self, x: &'a [f32], pool: &Arc<Pool>) -> Factor<'a> {
+        if self.half == Half::Rounded { Factor::Rounded(rounded(x, pool)) } else { Factor::Same(x) }
+    }
+
+    fn packed(&self, weights: Weights, tiling: Option<Tiling>, theta: &[f32], pool: &Arc<Pool>) -> Packed {
+        #[cfg(target_arch = "x86_64")]
+        if self.half == Half::Tiled {
+            let Weights { inputs, outputs, taps, .. } = weights;
+            return Packed { data: tiled::right(weights, theta, pool), inputs, outputs, taps, tiling: None };
+        }
+        pack(self.level, weights, tiling, &self.factor(theta, pool), pool)
+    }
+
     /// Weights for `forward`.
     pub(super) fn pack(&self, weights: &[f32], pool: &Arc<Pool>) -> Packed {
-        pack(self.level, self.weights, self.forth, weights, pool)
+        self.packed(self.weights, self.forth, weights, pool)
     }
 
     /// Weights for `backward`.
     pub(super) fn pack_back(&self, weights: &[f32], pool: &Arc<Pool>) -> Packed {
-        pack(self.level, self.weights.back(), self.back, weights, pool)
+        self.packed(self.weights.back(), self.back, weights, pool)
     }
 
     /// `output` = x * weights + bias. x: input height x width x batch x inputs.
-    pub(super) fn forward(&self, batch: usize, x: &[f32], weights: &Packed, bias: Option<&[f32]>, output: &mut [f32]) {
+    pub(super) fn forward(
+        &self,
+        batch: usize,
+        x: &[f32],
+        weights: &Packed,
+        bias: Option<&[f32]>,
+        pool: &Arc<Pool>,
+        output: &mut [f32],
+    ) {
+        #[cfg(target_arch = "x86_64")]
+        if self.half == Half::Tiled {
+            return tiled::product(&self.geometry, batch, x, weights, &Start::Bias(bias), pool, output);
+        }
+        let x = &self.factor(x, pool);
         if self.gathers() {
             self.gathered(batch, x, weights, bias, output);
         } else {
@@ -136,9 +206,22 @@ impl Conv {
     }
 
     /// `gradient` (of the input) = or += that of the output * weights transposed.
-    pub(super) fn backward(&self, batch: usize, above: &[f32], weights: &Packed, add: bool, gradient: &mut [f32]) {
+    pub(super) fn backward(
+        &self,
+        batch: usize,
+        above: &[f32],
+        weights: &Packed,
+        add: bool,
+        pool: &Arc<Pool>,
+        gradient: &mut [f32],
+    ) {
         let start = if add { Start::Keep } else { Start::Bias(None) };
-        product(self.level, &self.geometry.back(), batch, above, weights, &start, gradient);
+        #[cfg(target_arch = "x86_64")]
+        if self.half == Half::Tiled {
+            return tiled::product(&self.geometry.back(), batch, above, weights, &start, pool, gradient);
+        }
+        let above = self.factor(above, pool);
+        product(self.level, &self.geometry.back(), batch, &above, weights, &start, gradient);
     }
 
     fn gathered(&self, batch: usize, x: &[f32], weights: &Packed, bias: Option<&[f32]>, output: &mut [f32]) {
@@ -189,6 +272,12 @@ impl Conv {
         if let Some(tiling) = self.forth.filter(|_| !self.geometry.transposed) {
             return tiling.gradient(batch, x, above, pool, gradient);
         }
+        #[cfg(target_arch = "x86_64")]
+        if self.half == Half::Tiled {
+            let sums = tiled::gradient(&self.geometry, batch, x, above, [inputs, outputs], pool);
+            return unpack(&sums[..taps * inputs * outputs], self.weights, gradient);
+        }
+        let (x, above) = (&*self.factor(x, pool), &*self.factor(above, pool));
         let sums = if self.gathers() {
             let [height, width] = self.geometry.output;
             let long = inputs * taps;

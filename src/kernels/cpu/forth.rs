@@ -116,7 +116,7 @@ impl Forth<'_> {
             Work::Conv { conv, weight, bias } => {
                 let bias = bias.then(|| parameter(weight + 1));
                 let packed = sink.packed(index, keep, || conv.pack(parameter(*weight), &core.pool));
-                conv.forward(batch, x, &packed, bias, y);
+                conv.forward(batch, x, &packed, bias, &core.pool, y);
                 Extra::Nothing
             }
             Work::Norm { norm: index, residual, after } => {

@@ -10,7 +10,7 @@ use super::conv::{Conv, Geometry};
 use super::norm::{self, After};
 use super::simd::{Level, Strided};
 use super::weights::Weights;
-use crate::kernels::Window;
+use crate::kernels::{Products, Window};
 
 /// Least seconds of several calls.
 fn seconds(mut call: impl FnMut()) -> f64 {
@@ -86,20 +86,20 @@ fn layers() {
         let above = vec![0.5; out * out * batch * outputs];
         let (mut y, mut below, mut own) = (above.clone(), x.clone(), theta.clone());
         let flops = 2.0 * (geometry.products() * batch * inputs * outputs) as f64;
-        for direct in [true, false] {
-            let conv = Conv::new(level, geometry, weights, direct);
-            if !direct && !conv.is_winograd() {
+        for products in [Products::Direct, Products::Winograd, Products::Bf16] {
+            let conv = Conv::new(level, geometry, weights, products);
+            if products == Products::Winograd && !conv.is_winograd() {
                 continue;
             }
             let (forth, back) = (conv.pack(&theta, &pool), conv.pack_back(&theta, &pool));
             let times = [
                 seconds(|| drop(black_box(conv.pack(&theta, &pool)))),
-                seconds(|| conv.forward(batch, &x, &forth, None, &mut y)),
-                seconds(|| conv.backward(batch, &above, &back, false, &mut below)),
+                seconds(|| conv.forward(batch, &x, &forth, None, &pool, &mut y)),
+                seconds(|| conv.backward(batch, &above, &back, false, &pool, &mut below)),
                 seconds(|| conv.gradient(batch, &x, &above, &pool, &mut own)),
             ];
             print!("{inputs:4} to {outputs:4} at {size:2}, {kernel} x {kernel} / {stride} ");
-            print!("{}", if direct { "direct  " } else { "winograd" });
+            print!("{:8}", format!("{products:?}").to_lowercase());
             print!("  pack {:6.2}", times[0] * 1e3);
             for (name, spent) in ["forward", "backward", "gradient"].into_iter().zip(&times[1..]) {
                 print!("  {name} {:6.2} {:4.2}", spent * 1e3, flops / spent / peak);

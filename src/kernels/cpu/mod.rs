@@ -5,12 +5,17 @@ mod back;
 mod buffer;
 mod conv;
 mod forth;
+mod half;
 mod norm;
 mod outer;
 mod parallel;
 mod plan;
 mod pointwise;
 mod simd;
+#[cfg(target_arch = "x86_64")]
+mod tiled;
+#[cfg(target_arch = "x86_64")]
+mod tiles;
 mod transform;
 mod weights;
 mod winograd;

@@ -90,7 +90,7 @@ pub(super) fn steps(program: &Program, level: Level) -> Vec<Step> {
             let (input_step, output_step) = if transposed { (outputs * taps, taps) } else { (taps, channels * taps) };
             let geometry = Geometry { output: [out_height, out_width], input: [height, width], window, transposed };
             let weights = Weights { inputs: channels, outputs, input_step, output_step, taps };
-            Box::new(Conv::new(level, geometry, weights, program.direct))
+            Box::new(Conv::new(level, geometry, weights, program.products))
         };
         let weight = layer.parameter;
         let work = match layer.op {
@@ -101,7 +101,7 @@ pub(super) fn steps(program: &Program, level: Level) -> Vec<Step> {
                 let geometry =
                     Geometry { output: [1, 1], input: [1, 1], window: Window::new(1, 1, 0), transposed: false };
                 let weights = Weights { inputs, outputs, input_step: 1, output_step: inputs, taps: 1 };
-                Work::Conv { conv: Box::new(Conv::new(level, geometry, weights, program.direct)), weight, bias }
+                Work::Conv { conv: Box::new(Conv::new(level, geometry, weights, program.products)), weight, bias }
             }
             Op::BatchNorm => {
                 let (mut residual, mut after) = (None, After::Nothing);

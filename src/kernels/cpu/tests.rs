@@ -6,7 +6,7 @@ use super::buffer::Pool;
 use super::conv::{Conv, Geometry};
 use super::weights::Weights;
 use super::*;
-use crate::kernels::{Builder, Op, Window, reference};
+use crate::kernels::{Builder, Op, Products, Window, reference};
 use crate::rng::Rng;
 
 /// Every kind of layer, sizes that fill no vector, strides that fit no image.
@@ -159,14 +159,15 @@ fn every_way_of_convolving_is_the_plain_sum() {
         let truth = convolved(&geometry, batch, [inputs, outputs], [&theta, &x, &above, &bias]);
         let pool = Arc::new(Pool::default());
         let mut before: Option<[Vec<f32>; 3]> = None;
-        for (direct, level) in
-            [true, false].into_iter().flat_map(|way| simd::Level::all().into_iter().map(move |l| (way, l)))
+        for (products, level) in
+            [Products::Direct, Products::Winograd].into_iter().flat_map(|way| simd::Level::all().into_iter().map(move |l| (way, l)))
         {
-            let conv = Conv::new(level, geometry, weights, direct);
+            let conv = Conv::new(level, geometry, weights, products);
+            let direct = products == Products::Direct;
             assert!(direct || conv.is_winograd(), "{size:?}");
             let (mut y, mut below, mut of_theta) = (vec![9.0; above.len()], vec![1.0; x.len()], vec![9.0; theta.len()]);
-            conv.forward(batch, &x, &conv.pack(&theta, &pool), Some(&bias), &mut y);
-            conv.backward(batch, &above, &conv.pack_back(&theta, &pool), true, &mut below);
+            conv.forward(batch, &x, &conv.pack(&theta, &pool), Some(&bias), &pool, &mut y);
+            conv.backward(batch, &above, &conv.pack_back(&theta, &pool), true, &pool, &mut below);
             conv.gradient(batch, &x, &above, &pool, &mut of_theta);
             let found = [y, below, of_theta];
             for (index, (found, truth)) in found.iter().zip(&truth).enumerate() {
@@ -187,26 +188,90 @@ fn every_way_of_convolving_is_the_plain_sum() {
     }
 }
 
+/// The nearest bf16, by another way than the kernels': what is cut off decides.
+fn to_bf16(x: &[f32]) -> Vec<f32> {
+    let nearest = |x: &f32| {
+        let down = f32::from_bits(x.to_bits() & 0xffff_0000);
+        let up = f32::from_bits((x.to_bits() & 0xffff_0000).wrapping_add(0x1_0000));
+        let (below, above) = ((x - down).abs(), (up - x).abs());
+        let even = down.to_bits() >> 16 & 1 == 0;
+        if below < above || (below == above && even) { down } else { up }
+    };
+    x.iter().map(nearest).collect()
+}
+
+#[test]
+fn bf16_is_the_plain_sum_of_rounded_factors() {
+    let cases = [
+        // size, channels, kernel, stride, padding, batch
+        ([4, 4], [8, 8], 3, 1, 1, 1),
+        ([8, 9], [64, 64], 3, 1, 1, 64),
+        ([9, 7], [3, 40], 3, 1, 1, 33),
+        ([8, 8], [33, 130], 3, 2, 1, 5),
+        ([7, 6], [100, 48], 1, 1, 0, 40),
+        ([9, 8], [16, 20], 1, 2, 0, 16),
+        ([11, 12], [5, 17], 5, 3, 2, 70),
+        ([1, 1], [130, 10], 1, 1, 0, 100),
+    ];
+    for (size, [inputs, outputs], kernel, stride, padding, batch) in cases {
+        let window = Window::new(kernel, stride, padding);
+        let output = size.map(|size| (size + 2 * padding - kernel) / stride + 1);
+        let geometry = Geometry { output, input: size, window, transposed: false };
+        let taps = kernel * kernel;
+        let weights = Weights { inputs, outputs, input_step: taps, output_step: inputs * taps, taps };
+        let theta = normal(inputs * outputs * taps, 1, 0.1);
+        let x = normal(size[0] * size[1] * batch * inputs, 2, 1.0);
+        let above = normal(output[0] * output[1] * batch * outputs, 3, 1.0);
+        let bias = normal(outputs, 4, 1.0);
+        let rounded = [&theta, &x, &above].map(|x| to_bf16(x));
+        let truth = convolved(&geometry, batch, [inputs, outputs], [&rounded[0], &rounded[1], &rounded[2], &bias]);
+        let pool = Arc::new(Pool::default());
+        for level in simd::Level::all() {
+            let conv = Conv::new(level, geometry, weights, Products::Bf16);
+            let (mut y, mut below, mut of_theta) = (vec![9.0; above.len()], vec![1.0; x.len()], vec![9.0; theta.len()]);
+            conv.forward(batch, &x, &conv.pack(&theta, &pool), Some(&bias), &pool, &mut y);
+            conv.backward(batch, &above, &conv.pack_back(&theta, &pool), true, &pool, &mut below);
+            conv.gradient(batch, &x, &above, &pool, &mut of_theta);
+            // a transposed convolution is a convolution's way back
+            let turned = Conv::new(level, geometry.back(), weights.back(), Products::Bf16);
+            let (mut wide, mut of_turned) = (vec![9.0; x.len()], vec![9.0; theta.len()]);
+            turned.forward(batch, &above, &turned.pack(&theta, &pool), Some(&vec![1.0; inputs]), &pool, &mut wide);
+            turned.gradient(batch, &above, &x, &pool, &mut of_turned);
+            let results = [(&y, &truth[0]), (&below, &truth[1]), (&of_theta, &truth[2])];
+            let results = results.into_iter().chain([(&wide, &truth[1]), (&of_turned, &truth[2])]);
+            for (index, (found, truth)) in results.enumerate() {
+                let largest = truth.iter().fold(0.0_f64, |a, b| a.max(b.abs()));
+                let off = found.iter().zip(truth).fold(0.0_f64, |a, (f, t)| a.max((f64::from(*f) - t).abs()));
+                assert!(off <= 2e-6 * largest, "{size:?} {level:?}, batch {batch}, result {index}: {}", off / largest);
+            }
+        }
+    }
+}
+
 #[test]
 fn an_image_has_the_same_bits_in_any_batch() {
+    [Products::Direct, Products::Winograd, Products::Bf16].into_iter().for_each(same_bits_in_any_batch);
+}
+
+fn same_bits_in_any_batch(products: Products) {
     let weights = Weights { inputs: 20, outputs: 70, input_step: 9, output_step: 180, taps: 9 };
     let geometry = Geometry { output: [9, 8], input: [9, 8], window: Window::new(3, 1, 1), transposed: false };
     let pool = Arc::new(Pool::default());
     let theta = normal(20 * 70 * 9, 1, 0.1);
     let image = normal(72 * 20, 2, 1.0);
-    let conv = Conv::new(simd::Level::best(), geometry, weights, false);
+    let conv = Conv::new(simd::Level::best(), geometry, weights, products);
     let packed = conv.pack(&theta, &pool);
     let mut alone = vec![0.0; 72 * 70];
-    conv.forward(1, &image, &packed, None, &mut alone);
+    conv.forward(1, &image, &packed, None, &pool, &mut alone);
     for batch in [2, 37, 150] {
         let mut x = normal(72 * 20 * batch, 3, 1.0);
         for (pixel, values) in image.chunks_exact(20).enumerate() {
             x[(pixel * batch + batch - 1) * 20..][..20].copy_from_slice(values);
         }
         let mut y = vec![0.0; 72 * 70 * batch];
-        conv.forward(batch, &x, &packed, None, &mut y);
+        conv.forward(batch, &x, &packed, None, &pool, &mut y);
         for (pixel, values) in alone.chunks_exact(70).enumerate() {
-            assert_eq!(&y[(pixel * batch + batch - 1) * 70..][..70], values, "batch {batch}");
+            assert_eq!(&y[(pixel * batch + batch - 1) * 70..][..70], values, "batch {batch}, {products:?}");
         }
     }
 }
@@ -229,7 +294,7 @@ fn all_levels_give_the_same_bits() {
 fn winograd() -> (Conv, Vec<f32>, Vec<f32>) {
     let geometry = Geometry { output: [9, 8], input: [9, 8], window: Window::new(3, 1, 1), transposed: false };
     let weights = Weights { inputs: 20, outputs: 20, input_step: 9, output_step: 180, taps: 9 };
-    (Conv::new(simd::Level::best(), geometry, weights, false), normal(3600, 1, 0.1), normal(72 * 20 * 3, 2, 1.0))
+    (Conv::new(simd::Level::best(), geometry, weights, Products::Winograd), normal(3600, 1, 0.1), normal(72 * 20 * 3, 2, 1.0))
 }
 
 /// The bits of every kernel: other bits need a raised `kernels::VERSION`. Without the curves, whose last bit is the C
@@ -246,7 +311,7 @@ fn changed_bits_need_a_raised_version() {
     }
     let (conv, theta, data) = winograd();
     let (pool, mut y, mut of_theta) = (Arc::new(Pool::default()), vec![0.0; data.len()], theta.clone());
-    conv.forward(3, &data, &conv.pack(&theta, &pool), None, &mut y);
+    conv.forward(3, &data, &conv.pack(&theta, &pool), None, &pool, &mut y);
     conv.gradient(3, &data, &y, &pool, &mut of_theta);
     for value in y.iter().chain(&of_theta) {
         hasher.update(&value.to_le_bytes());

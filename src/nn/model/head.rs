@@ -16,6 +16,7 @@ impl Model {
         };
         let size = [program.size(program.features), 1, 1];
         let arch = Arch::build("head", Shape::Mlp { hidden: Vec::new() }, self.arch.classes, size, &[], &[])?;
+        let arch = arch.with_precision(self.arch.precision);
         let own =
             |(key, tensor): (String, _)| Some((format!("fc.{}", key.strip_prefix(name)?.strip_prefix('.')?), tensor));
         Model::from_tensors(&arch, &self.tensors()?.into_iter().filter_map(own).collect(), &self.device)

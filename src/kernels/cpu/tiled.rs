@@ -1,0 +1,377 @@
+//! Convolutions in bf16 on tile registers (`tiles`): factors rounded to bf16, products and sums in f32. The places of the
+//! window and all channels are one sum that never leaves the registers.
+//!
+//! Values lie as height x width x batch x channels, so the left factor of a pixel's sum is sixteen images by some channels as
+//! it lies in memory. The gradient of weights sums over images: there the inputs are turned, channels x images.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::buffer::{Buffer, Pool, scratch};
+use super::conv::{Geometry, Start, TASKS};
+use super::half::{CHUNK, halves, narrow, pair, words};
+use super::outer::total;
+use super::parallel::{Shared, each};
+use super::tiles::{self, DEEP, Product, SIDE, Sizes, Term};
+use super::weights::{Packed, Weights, gather};
+
+/// How a sum over so many is cut into steps of equal, even depth; zeros fill the last.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Depth {
+    steps: usize,
+    deep: usize,
+}
+
+impl Depth {
+    fn of(count: usize) -> Self {
+        let steps = count.div_ceil(DEEP);
+        Self { steps, deep: count.div_ceil(steps).next_multiple_of(2) }
+    }
+
+    /// With the zeros.
+    fn whole(self) -> usize {
+        self.steps * self.deep
+    }
+}
+
+/// Rows of f32 as rows of bf16, with zeros up to the depth.
+fn left(x: &[f32], channels: usize, pool: &Arc<Pool>) -> Buffer {
+    let whole = Depth::of(channels).whole();
+    let rows = x.len() / channels;
+    let mut to = pool.lend(rows * whole / 2);
+    let shared = Shared::new(&mut to);
+    let many = CHUNK.div_ceil(whole);
+    each(rows.div_ceil(many), 2 * x.len(), |chunk| {
+        let range = chunk * many..((chunk + 1) * many).min(rows);
+        // SAFETY: each task has its own rows.
+        let to = halves(unsafe { shared.part(range.start * whole / 2, range.len() * whole / 2) });
+        let x = &x[range.start * channels..range.end * channels];
+        if whole == channels {
+            narrow(x, to);
+        } else {
+            for (x, to) in x.chunks_exact(channels).zip(to.chunks_exact_mut(whole)) {
+                narrow(x, to);
+                to[channels..].fill(0);
+            }
+        }
+    });
+    to
+}
+
+/// Weights as right factors: tile of outputs, place, input / 2, output, two neighbouring inputs a word.
+pub(super) fn right(weights: Weights, theta: &[f32], pool: &Arc<Pool>) -> Buffer {
+    let Weights { inputs, outputs, taps, .. } = weights;
+    let pairs = Depth::of(inputs).whole() / 2;
+    let size = taps * pairs * SIDE;
+    let mut data = pool.lend(outputs.div_ceil(SIDE) * size);
+    let shared = Shared::new(&mut data);
+    let chunks = pairs.div_ceil(SIDE / 2);
+    each(outputs.div_ceil(SIDE) * chunks, 4 * theta.len(), |task| {
+        let (tile, first) = (task / chunks, task % chunks * SIDE);
+        let mine = first..(first + SIDE).min(inputs);
+        scratch(SIDE * taps * SIDE, |block| {
+            block.fill(0.0);
+            gather(weights, theta, &mine, &(tile * SIDE..((tile + 1) * SIDE).min(outputs)), block);
+            for place in 0..taps {
+                for k in (0..SIDE).step_by(2).take_while(|k| (first + k) / 2 < pairs) {
+                    let row = |k: usize| &block[(k * taps + place) * SIDE..][..SIDE];
+                    let at = tile * size + (place * pairs + (first + k) / 2) * SIDE;
+                    // SAFETY: each task has its own tile of outputs and its inputs.
+                    pair(row(k), row(k + 1), words(unsafe { shared.part(at, SIDE) }));
+                }
+            }
+        });
+    });
+    data
+}
+
+/// What an output pixel sees: places and the input pixels below them.
+fn seen(geometry: &Geometry, pixel: usize) -> impl Iterator<Item = (usize, usize)> + '_ {
+    let (row, column) = (pixel / geometry.output[1], pixel % geometry.output[1]);
+    (0..geometry.taps()).filter_map(move |place| {
+        let run = geometry.run(row, place, &(column..column + 1))?;
+        Some((place, run.row * geometry.input[1] + run.from))
+    })
+}
+
+/// Weights of this many bytes stay in a second-level cache beside what they meet.
+const NEAR: usize = 1 << 19;
+
+/// output = start + sum over places of seen inputs x weights. `weights` hold those of `right`.
+pub(super) fn product(
+    geometry: &Geometry,
+    batch: usize,
+    x: &[f32],
+    weights: &Packed,
+    start: &Start,
+    pool: &Arc<Pool>,
+    output: &mut [f32],
+) {
+    let Packed { inputs, outputs, .. } = *weights;
+    let weights = &weights.data;
+    let [height, width] = geometry.output;
+    let pixels = height * width;
+    let depth = Depth::of(inputs);
+    let x = left(x, inputs, pool);
+    let columns = outputs.div_ceil(SIDE);
+    let size = geometry.taps() * depth.whole() / 2 * SIDE;
+    // what the raw places of the tiles rest on
+    assert_eq!(2 * x.len(), geometry.input[0] * geometry.input[1] * batch * depth.whole(), "inputs of that size");
+    assert_eq!(output.len(), pixels * batch * outputs, "outputs of that size");
+    assert!(weights.len() >= columns * size, "weights of that size");
+    // weights that are near are read again and again, others once by each task
+    let blocks = columns.div_ceil(2);
+    let groups = (4 * weights.len()).div_ceil(NEAR).min(blocks);
+    let group = blocks.div_ceil(groups);
+    let groups = blocks.div_ceil(group);
+    let chunk = pixels.div_ceil(TASKS.div_ceil(groups).min(pixels));
+    let chunks = pixels.div_ceil(chunk);
+    let shared = Shared::new(output);
+    let work = pixels * batch * outputs * inputs * geometry.taps() / 8;
+    each(chunks * groups, work, |task| {
+        let first = task % chunks * chunk;
+        let columns = task / chunks * group * 2..((task / chunks + 1) * group * 2).min(columns);
+        let mut terms = Vec::with_capacity(chunk * geometry.taps());
+        let mut ends = Vec::with_capacity(chunk);
+        for pixel in first..(first + chunk).min(pixels) {
+            terms.extend(seen(geometry, pixel).map(|(place, from)| Term {
+                left: x.as_ptr().cast::<u16>().wrapping_add(from * batch * depth.whole()),
+                right: weights.as_ptr().cast::<u32>().wrapping_add(place * depth.whole() / 2 * SIDE),
+            }));
+            ends.push(terms.len());
+        }
+        let job = Forward { batch, outputs, size, depth, start, output: &shared };
+        let full = batch / (2 * SIDE) * 2 * SIDE;
+        job.run(0..full, first, &columns, &terms, &ends);
+        job.run(full..batch, first, &columns, &terms, &ends);
+    });
+}
+
+/// One task of `product`.
+struct Forward<'a> {
+    batch: usize,
+    outputs: usize,
+    /// Words of the weights of a tile of outputs.
+    size: usize,
+    depth: Depth,
+    start: &'a Start<'a>,
+    output: &'a Shared,
+}
+
+impl Forward<'_> {
+    /// Some images, in blocks of one size, from pixel `first` on; `ends`: of each pixel's terms.
+    fn run(&self, images: Range<usize>, first: usize, columns: &Range<usize>, terms: &[Term], ends: &[usize]) {
+        let Self { batch, outputs, size, depth, start, output } = *self;
+        if images.is_empty() {
+            return;
+        }
+        let many = images.len().min(2 * SIDE);
+        let rows = [many.min(SIDE), many.saturating_sub(SIDE)];
+        let tall = many.div_ceil(SIDE);
+        let sizes = Sizes::new(rows, depth.deep);
+        let mut spill = [0.0_f32; 4 * SIDE * SIDE];
+        for column in columns.clone().step_by(2) {
+            let wide = (columns.end - column).min(2);
+            let channels = column * SIDE..((column + wide) * SIDE).min(outputs);
+            let whole = channels.len() == wide * SIDE && !matches!(start, Start::Bias(Some(_)));
+            let mut from = 0;
+            for (pixel, &end) in (first..).zip(ends) {
+                for image in images.clone().step_by(2 * SIDE) {
+                    let place = (pixel * batch + image) * outputs + channels.start;
+                    let (sum, row, keep) = if whole {
+                        (output.at(place), outputs, matches!(start, Start::Keep))
+                    } else {
+                        (spill.as_mut_ptr(), 2 * SIDE, false)
+                    };
+                    let product = Product {
+                        left_shift: image * depth.whole() * 2,
+                        right_shift: column * size * 4,
+                        steps: depth.steps,
+                        left_row: depth.whole() * 2,
+                        left_step: depth.deep * 2,
+                        left_second: SIDE * depth.whole() * 2,
+                        right_step: depth.deep / 2 * SIDE * 4,
+                        right_second: size * 4,
+                        sum,
+                        sum_row: row * 4,
+                        sum_second: SIDE * row * 4,
+                        keep: usize::from(keep),
+                    };
+                    // SAFETY: the rows are `many` images of a pixel of the input, each of `steps` x `deep` numbers; the
+                    // weights are tiles of `size` words below `columns.end`; the sums are this task's own pixels and
+                    // channels, or `spill`, which holds four tiles.
+                    unsafe { tiles::multiply(&sizes, [tall, wide], &product, &terms[from..end]) };
+                    if !whole {
+                        for (index, sums) in spill.chunks_exact(2 * SIDE).take(many).enumerate() {
+                            // SAFETY: this task's own.
+                            let to = unsafe { output.part(place + index * outputs, channels.len()) };
+                            match start {
+                                Start::Keep => to.iter_mut().zip(sums).for_each(|(to, sum)| *to += sum),
+                                Start::Bias(None) => to.copy_from_slice(&sums[..to.len()]),
+                                Start::Bias(Some(bias)) => {
+                                    let bias = &bias[channels.clone()];
+                                    to.iter_mut().zip(sums).zip(bias).for_each(|((to, sum), bias)| *to = sum + bias);
+                                }
+                            }
+                        }
+                    }
+                }
+                from = end;
+            }
+        }
+    }
+}
+
+/// Pixels x images x channels as pixels x channels x images in bf16 if `turned`, else pixels x tiles of channels x
+/// images / 2 x channels of a tile, two neighbouring images a word. Zeros up to whole tiles of channels and the depth.
+fn over_images(x: &[f32], batch: usize, channels: usize, turned: bool, pool: &Arc<Pool>) -> Buffer {
+    let pixels = x.len() / (batch * channels);
+    let pairs = Depth::of(batch).whole() / 2;
+    let tiles = channels.div_ceil(SIDE);
+    let size = tiles * SIDE * pairs;
+    let mut to = pool.lend(pixels * size);
+    let shared = Shared::new(&mut to);
+    each(pixels, 8 * x.len(), |pixel| {
+        let x = &x[pixel * batch * channels..][..batch * channels];
+        // SAFETY: each task has its own pixel.
+        let to = words(unsafe { shared.part(pixel * size, size) });
+        let (mut block, mut over) = ([0; SIDE * SIDE], [0; SIDE * SIDE]);
+        let zeros = [0.0; SIDE];
+        for tile in 0..tiles {
+            let live = (channels - tile * SIDE).min(SIDE);
+            let row = |image: usize| {
+                if image < batch { &x[image * channels + tile * SIDE..][..live] } else { &zeros[..live] }
+            };
+            for first in (0..pairs).step_by(SIDE) {
+                let many = (pairs - first).min(SIDE);
+                for (index, words) in block.chunks_exact_mut(SIDE).take(many).enumerate() {
+                    let image = 2 * (first + index);
+                    pair(row(image), row(image + 1), words);
+                }
+                if turned {
+                    tiles::turn(&block, &mut over);
+                    for (channel, words) in over.chunks_exact(SIDE).enumerate() {
+                        to[(tile * SIDE + channel) * pairs + first..][..many].copy_from_slice(&words[..many]);
+                    }
+                } else {
+                    to[(tile * pairs + first) * SIDE..][..many * SIDE].copy_from_slice(&block[..many * SIDE]);
+                }
+            }
+        }
+    });
+    to
+}
+
+/// Steps that one sum in registers takes at least, where the image has them.
+const LONG: usize = 64;
+
+/// sums[place][input][output] = sum over rows of x[seen row][input] above[row][output], as `outer::outer`.
+pub(super) fn gradient(
+    geometry: &Geometry,
+    batch: usize,
+    x: &[f32],
+    above: &[f32],
+    [inputs, outputs]: [usize; 2],
+    pool: &Arc<Pool>,
+) -> Buffer {
+    let [height, width] = geometry.output;
+    let depth = Depth::of(batch);
+    let turned = over_images(x, batch, inputs, true, pool);
+    let above = over_images(above, batch, outputs, false, pool);
+    let (tall, broad) = (inputs.div_ceil(SIDE), outputs.div_ceil(SIDE));
+    let blocks = tall.div_ceil(2);
+    // few channels: rows of the image are shared out too
+    let groups = TASKS.div_ceil(blocks).min(height);
+    let group = height.div_ceil(groups);
+    let groups = height.div_ceil(group);
+    let size = geometry.taps() * inputs * outputs;
+    let mut sums = pool.lend(groups * size);
+    let shared = Shared::new(&mut sums);
+    let lines = LONG.div_ceil(width * depth.steps);
+    each(groups * blocks, height * width * batch * size / 8, |task| {
+        let (rows, block) = (task / blocks * group, task % blocks);
+        let rows = rows..(rows + group).min(height);
+        let mine = block * 2..(block * 2 + 2).min(tall);
+        let live = [0, 1].map(|tile| (inputs.saturating_sub((mine.start + tile) * SIDE)).min(SIDE));
+        let sizes = Sizes::new(live, depth.deep);
+        let mut terms = Vec::new();
+        for first in rows.clone().step_by(lines) {
+            for place in 0..geometry.taps() {
+                terms.clear();
+                for row in first..(first + lines).min(rows.end) {
+                    let Some(run) = geometry.run(row, place, &(0..width)) else { continue };
+                    terms.extend((0..run.count).map(|j| {
+                        let to = row * width + run.to + j * run.to_step;
+                        let from = run.row * geometry.input[1] + run.from + j * run.from_step;
+                        Term {
+                            left: turned.as_ptr().cast::<u16>().wrapping_add(from * tall * SIDE * depth.whole()),
+                            right: above.as_ptr().cast::<u32>().wrapping_add(to * broad * depth.whole() / 2 * SIDE),
+                        }
+                    }));
+                }
+                let home = task / blocks * size + (place * inputs + mine.start * SIDE) * outputs;
+                let job = Backward { outputs, depth, mine: mine.clone(), live, keep: first > rows.start };
+                job.run(&sizes, &terms, &shared, home);
+            }
+        }
+    });
+    total(&mut sums, groups, size);
+    sums
+}
+
+/// The gradient of the weights of one place and one or two tiles of inputs.
+struct Backward {
+    outputs: usize,
+    depth: Depth,
+    mine: Range<usize>,
+    /// Inputs of each tile.
+    live: [usize; 2],
+    keep: bool,
+}
+
+impl Backward {
+    fn run(&self, sizes: &Sizes, terms: &[Term], sums: &Shared, home: usize) {
+        let Self { outputs, depth, ref mine, live, keep } = *self;
+        let broad = outputs.div_ceil(SIDE);
+        let many = live[0] + live[1];
+        let mut spill = [0.0_f32; 4 * SIDE * SIDE];
+        for column in (0..broad).step_by(2) {
+            let wide = (broad - column).min(2);
+            let channels = (outputs - column * SIDE).min(wide * SIDE);
+            let whole = channels == wide * SIDE;
+            let (sum, row, keep_here) = if whole {
+                (sums.at(home + column * SIDE), outputs, keep)
+            } else {
+                (spill.as_mut_ptr(), 2 * SIDE, false)
+            };
+            let product = Product {
+                left_shift: mine.start * SIDE * depth.whole() * 2,
+                right_shift: column * depth.whole() / 2 * SIDE * 4,
+                steps: depth.steps,
+                left_row: depth.whole() * 2,
+                left_step: depth.deep * 2,
+                left_second: SIDE * depth.whole() * 2,
+                right_step: depth.deep / 2 * SIDE * 4,
+                right_second: depth.whole() / 2 * SIDE * 4,
+                sum,
+                sum_row: row * 4,
+                sum_second: SIDE * row * 4,
+                keep: usize::from(keep_here),
+            };
+            // SAFETY: the terms are pixels of buffers that hold whole tiles of `depth` for each; the sums are this task's
+            // own rows, place and inputs, or `spill`, which holds four tiles.
+            unsafe { tiles::multiply(sizes, [mine.len(), wide], &product, terms) };
+            if !whole {
+                for (index, from) in spill.chunks_exact(2 * SIDE).take(many).enumerate() {
+                    // SAFETY: this task's own.
+                    let to = unsafe { sums.part(home + index * outputs + column * SIDE, channels) };
+                    if keep {
+                        to.iter_mut().zip(from).for_each(|(to, sum)| *to += sum);
+                    } else {
+                        to.copy_from_slice(&from[..channels]);
+                    }
+                }
+            }
+        }
+    }
+}
