@@ -27,19 +27,19 @@ impl Level {
 
 /// A function whose loops run in the widest vectors that there are.
 macro_rules! wide {
-    ($(#[$about:meta])* $visibility:vis fn $name:ident($($argument:ident: $kind:ty),* $(,)?) $(-> $result:ty)? $body:block) => {
+    ($(#[$about:meta])* $visibility:vis fn $name:ident $(<$($number:ident: $bound:path),*>)? ($($argument:ident: $kind:ty),* $(,)?) $(-> $result:ty)? $body:block) => {
         $(#[$about])*
-        $visibility fn $name($($argument: $kind),*) $(-> $result)? {
+        $visibility fn $name $(<$($number: $bound),*>)? ($($argument: $kind),*) $(-> $result)? {
             #[inline(always)]
-            fn body($($argument: $kind),*) $(-> $result)? $body
+            fn body $(<$($number: $bound),*>)? ($($argument: $kind),*) $(-> $result)? $body
             #[cfg(target_arch = "x86_64")]
             {
                 #[target_feature(enable = "avx512f")]
-                fn avx512($($argument: $kind),*) $(-> $result)? {
+                fn avx512 $(<$($number: $bound),*>)? ($($argument: $kind),*) $(-> $result)? {
                     body($($argument),*)
                 }
                 #[target_feature(enable = "avx2")]
-                fn avx2($($argument: $kind),*) $(-> $result)? {
+                fn avx2 $(<$($number: $bound),*>)? ($($argument: $kind),*) $(-> $result)? {
                     body($($argument),*)
                 }
                 #[expect(unsafe_code, reason = "a call of code for features that were found")]

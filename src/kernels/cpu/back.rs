@@ -3,9 +3,11 @@
 use super::Core;
 use super::buffer::Buffer;
 use super::forth::{Extra, Kept};
+use super::conv::Conv;
 use super::norm;
+use super::number::{Half, Number, Value};
 use super::plan::{Step, Work};
-use super::pointwise::{add, flatten, global_back, multiply, transpose};
+use super::pointwise::{add_all, flatten_back, global_back, multiply, transpose};
 use crate::kernels::{Mode, Program};
 
 pub(super) struct Back<'a> {
@@ -19,14 +21,15 @@ pub(super) struct Back<'a> {
     pub(super) tracked: [bool; 2],
 }
 
-/// Gradients of values, as far as the walk has come.
-struct Gradients(Vec<Option<Buffer>>);
+/// Gradients of values, as far as the walk has come, each of its value's kind.
+struct Gradients(Vec<Option<Value>>);
 
 impl Gradients {
-    fn give(&mut self, value: usize, gradient: Buffer) {
-        match &mut self.0[value] {
-            Some(sum) => add(sum, &gradient),
-            empty => *empty = Some(gradient),
+    fn give(&mut self, value: usize, gradient: Value) {
+        match (&mut self.0[value], &gradient) {
+            (Some(Value::Full(sum)), Value::Full(gradient)) => add_all(sum, gradient),
+            (Some(Value::Half(sum)), Value::Half(gradient)) => add_all(sum, gradient),
+            (empty, _) => *empty = Some(gradient),
         }
     }
 }
@@ -70,7 +73,10 @@ impl Back<'_> {
             if part.iter().any(|&g| g != 0.0) {
                 let mut gradient = core.lend(value, batch);
                 let pixels = core.pixels(value);
-                transpose(part, part.len() / pixels, pixels, &mut gradient);
+                match &mut gradient {
+                    Value::Full(gradient) => transpose(part, part.len() / pixels, pixels, gradient),
+                    Value::Half(gradient) => transpose(part, part.len() / pixels, pixels, gradient),
+                }
                 gradients.give(value, gradient);
             }
         }
@@ -81,52 +87,104 @@ impl Back<'_> {
         }
         let of_x = tracked[1].then(|| {
             let mut of_x = vec![0.0; core.len(0, batch)];
-            if let Some(gradient) = &gradients.0[0] {
-                transpose(gradient, core.pixels(0), batch * program.input[0], &mut of_x);
+            let columns = batch * program.input[0];
+            match &gradients.0[0] {
+                Some(Value::Full(gradient)) => transpose(gradient, core.pixels(0), columns, &mut of_x),
+                Some(Value::Half(gradient)) => transpose(gradient, core.pixels(0), columns, &mut of_x),
+                None => {}
             }
             of_x
         });
         (tracked[0].then(|| of_theta.finish(program)), of_x)
     }
 
-    fn step(&self, step: &Step, extra: &Extra, mut above: Buffer, gradients: &mut Gradients, of_theta: &mut OfTheta) {
-        let Self { core, mode, batch, kept, theta, tracked } = *self;
-        let program = &core.program;
-        let value = |index: usize| kept.values[index].as_deref().unwrap_or_default();
-        let (x, y) = (value(step.from), value(step.to));
-        let channels = program.shapes[step.from][0];
-        let depth = channels * batch;
-        let needed = kept.needed[step.from];
-        match (&step.work, extra) {
-            (Work::Conv { conv, weight, bias }, _) => {
-                if tracked[0] {
-                    conv.gradient(batch, x, &above, &core.pool, of_theta.part(program, *weight));
-                    if *bias {
-                        let outputs = conv.weights.outputs;
-                        let mut sums = vec![0.0_f64; outputs];
-                        for row in above.chunks_exact(outputs) {
-                            sums.iter_mut().zip(row).for_each(|(sum, &g)| *sum += f64::from(g));
-                        }
-                        let part = of_theta.part(program, weight + 1);
-                        part.iter_mut().zip(sums).for_each(|(to, sum)| *to = sum as f32);
-                    }
-                }
-                if needed {
-                    let weights = conv.pack_back(&theta[program.parameters[*weight].range.clone()], &core.pool);
-                    if let Some(sum) = &mut gradients.0[step.from] {
-                        conv.backward(batch, &above, &weights, true, &core.pool, sum);
-                    } else {
-                        let mut below = core.lend(step.from, batch);
-                        conv.backward(batch, &above, &weights, false, &core.pool, &mut below);
-                        gradients.give(step.from, below);
-                    }
-                }
+    fn step(&self, step: &Step, extra: &Extra, above: Value, gradients: &mut Gradients, of_theta: &mut OfTheta) {
+        let Self { core, batch, kept, .. } = *self;
+        let channels = core.program.shapes[step.from][0];
+        let sizes = [core.pixels(step.from), batch, channels];
+        match (&step.work, &kept.values[step.from], above) {
+            (Work::Conv { conv, weight, bias }, Some(x), above) => {
+                self.conv(step.from, conv, *weight, bias.then_some(weight + 1), [x, &above], gradients, of_theta);
             }
+            (Work::GlobalPool, _, Value::Full(above)) => {
+                let mut below = core.lend(step.from, batch);
+                match &mut below {
+                    Value::Full(below) => global_back(&above, below),
+                    Value::Half(below) => global_back(&above, below),
+                }
+                gradients.give(step.from, below);
+            }
+            (Work::Flatten, _, Value::Full(above)) => {
+                let mut below = core.lend(step.from, batch);
+                match &mut below {
+                    Value::Full(below) => flatten_back(&above, sizes, below),
+                    Value::Half(below) => flatten_back(&above, sizes, below),
+                }
+                gradients.give(step.from, below);
+            }
+            (_, _, above @ Value::Full(_)) => self.within::<f32>(step, extra, above, gradients, of_theta),
+            (_, _, above @ Value::Half(_)) => self.within::<Half>(step, extra, above, gradients, of_theta),
+        }
+    }
+
+    fn conv(
+        &self,
+        from: usize,
+        conv: &Conv,
+        weight: usize,
+        bias: Option<usize>,
+        [x, above]: [&Value; 2],
+        gradients: &mut Gradients,
+        of_theta: &mut OfTheta,
+    ) {
+        let Self { core, batch, kept, theta, tracked, .. } = *self;
+        let program = &core.program;
+        if tracked[0] {
+            conv.gradient(batch, x, above, &core.pool, of_theta.part(program, weight));
+            if let Some(bias) = bias {
+                let sums = match above {
+                    Value::Full(above) => sums(above, conv.weights.outputs),
+                    Value::Half(above) => sums(above, conv.weights.outputs),
+                };
+                of_theta.part(program, bias).copy_from_slice(&sums);
+            }
+        }
+        if kept.needed[from] {
+            let weights = conv.pack_back(&theta[program.parameters[weight].range.clone()], &core.pool);
+            if let Some(sum) = &mut gradients.0[from] {
+                conv.backward(batch, above, &weights, true, &core.pool, sum);
+            } else {
+                let mut below = core.lend(from, batch);
+                conv.backward(batch, above, &weights, false, &core.pool, &mut below);
+                gradients.give(from, below);
+            }
+        }
+    }
+
+    /// A step that makes what it reads: numbers of one kind.
+    fn within<N: Number>(
+        &self,
+        step: &Step,
+        extra: &Extra,
+        mut above: Value,
+        gradients: &mut Gradients,
+        of_theta: &mut OfTheta,
+    ) {
+        let Self { core, mode, batch, kept, tracked, .. } = *self;
+        let program = &core.program;
+        let value = |index: usize| N::of(kept.values[index].as_ref());
+        let (x, y) = (value(step.from), value(step.to));
+        let depth = program.shapes[step.from][0] * batch;
+        let needed = kept.needed[step.from];
+        let g = N::of_mut(&mut above);
+        match (&step.work, extra) {
             (Work::Norm { norm: index, residual, after }, Extra::Norm { mean, inverse, weight }) => {
                 let mut below = needed.then(|| core.lend(step.from, batch));
                 let by_batch = mode.batch[*index];
-                let own =
-                    norm::backward(x, y, [mean, inverse, weight], by_batch, *after, &mut above, below.as_deref_mut());
+                let own = {
+                    let below = below.as_mut().map(N::of_mut);
+                    norm::backward(x, y, [mean, inverse, weight], by_batch, *after, g, below)
+                };
                 if tracked[0] {
                     let first = program.norms[*index].parameter + 2 * mode.branch;
                     of_theta.part(program, first).copy_from_slice(&own.weight);
@@ -140,45 +198,44 @@ impl Back<'_> {
                 }
             }
             (Work::Activation(activation), _) => {
-                activation.backward(y, &mut above);
+                activation.backward(y, g);
                 gradients.give(step.from, above);
             }
             (Work::Dropout { .. }, extra) => {
                 if let Extra::Factors(factors) = extra {
-                    multiply(&mut above, factors);
+                    multiply(g, factors);
                 }
                 gradients.give(step.from, above);
             }
             (Work::MaxPool(slide), Extra::Choice(choice)) => {
                 let mut below = core.lend(step.from, batch);
-                slide.max_back(&above, choice, depth, &mut below);
+                slide.max_back(g, choice, depth, N::of_mut(&mut below));
                 gradients.give(step.from, below);
             }
             (Work::AvgPool(slide), _) => {
                 let mut below = core.lend(step.from, batch);
-                slide.mean_back(&above, depth, &mut below);
-                gradients.give(step.from, below);
-            }
-            (Work::GlobalPool, _) => {
-                let mut below = core.lend(step.from, batch);
-                global_back(&above, &mut below);
+                slide.mean_back(g, depth, N::of_mut(&mut below));
                 gradients.give(step.from, below);
             }
             (Work::Add(with), _) => {
                 if kept.needed[*with] {
                     let mut copy = core.lend(*with, batch);
-                    copy.copy_from_slice(&above);
+                    N::of_mut(&mut copy).copy_from_slice(g);
                     gradients.give(*with, copy);
                 }
                 gradients.give(step.from, above);
             }
-            (Work::Flatten, _) => {
-                let mut below = core.lend(step.from, batch);
-                flatten(&above, [core.pixels(step.from), batch, channels], true, &mut below);
-                gradients.give(step.from, below);
-            }
-            // a step always keeps its own kind
-            (Work::Norm { .. } | Work::MaxPool(_), _) => {}
+            // see `step`, and a step always keeps its own kind
+            (Work::Conv { .. } | Work::GlobalPool | Work::Flatten | Work::Norm { .. } | Work::MaxPool(_), _) => {}
         }
     }
+}
+
+/// Over rows, of each channel.
+fn sums<N: Number>(x: &[N], channels: usize) -> Vec<f32> {
+    let mut sums = vec![0.0_f64; channels];
+    for row in x.chunks_exact(channels) {
+        sums.iter_mut().zip(row).for_each(|(sum, x)| *sum += f64::from(x.wide()));
+    }
+    sums.into_iter().map(|sum| sum as f32).collect()
 }

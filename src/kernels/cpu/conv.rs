@@ -7,7 +7,7 @@ use std::ops::{Deref, Range};
 use std::sync::Arc;
 
 use super::buffer::{Buffer, Pool};
-use super::half::rounded;
+use super::number::{Half, Halves, Value, convert_all};
 use super::outer::outer;
 use super::parallel::{Shared, each};
 use super::simd::{Level, ROWS, Strided};
@@ -99,12 +99,12 @@ pub(super) struct Conv {
     /// Winograd's algorithm for the outputs and for the gradient of the inputs, where it pays.
     forth: Option<Tiling>,
     back: Option<Tiling>,
-    half: Half,
+    half: Bf16,
 }
 
-/// How factors come to be bf16.
+/// How factors come to be bf16, if they do.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Half {
+enum Bf16 {
     /// They stay f32.
     No,
     /// Rounded, then as if they were f32.
@@ -114,21 +114,21 @@ enum Half {
     Tiled,
 }
 
-impl Half {
+impl Bf16 {
     fn of(level: Level, products: Products) -> Self {
         match (level, products) {
-            (_, Products::Winograd | Products::Direct) => Half::No,
+            (_, Products::Winograd | Products::Direct) => Bf16::No,
             #[cfg(target_arch = "x86_64")]
-            (Level::Avx512, Products::Bf16) if tiles::available() => Half::Tiled,
-            (_, Products::Bf16) => Half::Rounded,
+            (Level::Avx512, Products::Bf16) if tiles::available() => Bf16::Tiled,
+            (_, Products::Bf16) => Bf16::Rounded,
         }
     }
 }
 
-/// Numbers as they are, or rounded.
+/// Numbers in f32: as they are, or of another kind.
 enum Factor<'a> {
     Same(&'a [f32]),
-    Rounded(Buffer),
+    Made(Buffer),
 }
 
 impl Deref for Factor<'_> {
@@ -137,7 +137,7 @@ impl Deref for Factor<'_> {
     fn deref(&self) -> &[f32] {
         match self {
             Factor::Same(x) => x,
-            Factor::Rounded(x) => x,
+            Factor::Made(x) => x,
         }
     }
 }
@@ -147,7 +147,7 @@ impl Conv {
         let winograd = products == Products::Winograd;
         let tiling = |geometry: Geometry, weights| Tiling::of(level, &geometry, weights).filter(|_| winograd);
         let (forth, back) = (tiling(geometry, weights), tiling(geometry.back(), weights.back()));
-        Self { level, geometry, weights, forth, back, half: Half::of(level, products) }
+        Self { level, geometry, weights, forth, back, half: Bf16::of(level, products) }
     }
 
     #[cfg(test)]
@@ -160,17 +160,22 @@ impl Conv {
         self.weights.inputs < 8 && self.weights.taps > 1 && !self.geometry.transposed
     }
 
-    fn factor<'a>(&self, x: &'a [f32], pool: &Arc<Pool>) -> Factor<'a> {
-        if self.half == Half::Rounded { Factor::Rounded(rounded(x, pool)) } else { Factor::Same(x) }
+    fn factor<'a>(&self, x: &'a Value, pool: &Arc<Pool>) -> Factor<'a> {
+        match (x, self.half) {
+            (Value::Full(x), Bf16::No) => Factor::Same(x),
+            (Value::Full(x), _) => Factor::Made(rounded(x, pool)),
+            (Value::Half(x), _) => Factor::Made(widened(x, pool)),
+        }
     }
 
     fn packed(&self, weights: Weights, tiling: Option<Tiling>, theta: &[f32], pool: &Arc<Pool>) -> Packed {
         #[cfg(target_arch = "x86_64")]
-        if self.half == Half::Tiled {
+        if self.half == Bf16::Tiled {
             let Weights { inputs, outputs, taps, .. } = weights;
             return Packed { data: tiled::right(weights, theta, pool), inputs, outputs, taps, tiling: None };
         }
-        pack(self.level, weights, tiling, &self.factor(theta, pool), pool)
+        let theta = if self.half == Bf16::No { Factor::Same(theta) } else { Factor::Made(rounded(theta, pool)) };
+        pack(self.level, weights, tiling, &theta, pool)
     }
 
     /// Weights for `forward`.
@@ -187,41 +192,45 @@ impl Conv {
     pub(super) fn forward(
         &self,
         batch: usize,
-        x: &[f32],
+        x: &Value,
         weights: &Packed,
         bias: Option<&[f32]>,
         pool: &Arc<Pool>,
-        output: &mut [f32],
+        output: &mut Value,
     ) {
         #[cfg(target_arch = "x86_64")]
-        if self.half == Half::Tiled {
+        if self.half == Bf16::Tiled {
             return tiled::product(&self.geometry, batch, x, weights, &Start::Bias(bias), pool, output);
         }
         let x = &self.factor(x, pool);
-        if self.gathers() {
-            self.gathered(batch, x, weights, bias, output);
-        } else {
-            product(self.level, &self.geometry, batch, x, weights, &Start::Bias(bias), output);
-        }
+        full(output, false, pool, |output| {
+            if self.gathers() {
+                self.gathered(batch, x, weights, bias, output);
+            } else {
+                product(self.level, &self.geometry, batch, x, weights, &Start::Bias(bias), output);
+            }
+        });
     }
 
     /// `gradient` (of the input) = or += that of the output * weights transposed.
     pub(super) fn backward(
         &self,
         batch: usize,
-        above: &[f32],
+        above: &Value,
         weights: &Packed,
         add: bool,
         pool: &Arc<Pool>,
-        gradient: &mut [f32],
+        gradient: &mut Value,
     ) {
         let start = if add { Start::Keep } else { Start::Bias(None) };
         #[cfg(target_arch = "x86_64")]
-        if self.half == Half::Tiled {
+        if self.half == Bf16::Tiled {
             return tiled::product(&self.geometry.back(), batch, above, weights, &start, pool, gradient);
         }
         let above = self.factor(above, pool);
-        product(self.level, &self.geometry.back(), batch, &above, weights, &start, gradient);
+        full(gradient, add, pool, |gradient| {
+            product(self.level, &self.geometry.back(), batch, &above, weights, &start, gradient);
+        });
     }
 
     fn gathered(&self, batch: usize, x: &[f32], weights: &Packed, bias: Option<&[f32]>, output: &mut [f32]) {
@@ -267,17 +276,17 @@ impl Conv {
     }
 
     /// Writes the gradient of the weights into theta's layout. `above`: gradient of the output.
-    pub(super) fn gradient(&self, batch: usize, x: &[f32], above: &[f32], pool: &Arc<Pool>, gradient: &mut [f32]) {
+    pub(super) fn gradient(&self, batch: usize, x: &Value, above: &Value, pool: &Arc<Pool>, gradient: &mut [f32]) {
         let Weights { inputs, outputs, taps, .. } = self.weights;
-        if let Some(tiling) = self.forth.filter(|_| !self.geometry.transposed) {
-            return tiling.gradient(batch, x, above, pool, gradient);
-        }
         #[cfg(target_arch = "x86_64")]
-        if self.half == Half::Tiled {
+        if self.half == Bf16::Tiled {
             let sums = tiled::gradient(&self.geometry, batch, x, above, [inputs, outputs], pool);
             return unpack(&sums[..taps * inputs * outputs], self.weights, gradient);
         }
         let (x, above) = (&*self.factor(x, pool), &*self.factor(above, pool));
+        if let Some(tiling) = self.forth.filter(|_| !self.geometry.transposed) {
+            return tiling.gradient(batch, x, above, pool, gradient);
+        }
         let sums = if self.gathers() {
             let [height, width] = self.geometry.output;
             let long = inputs * taps;
@@ -299,6 +308,31 @@ impl Conv {
         };
         unpack(&sums[..taps * inputs * outputs], self.weights, gradient);
     }
+}
+
+/// Lets `act` write what is stored otherwise in f32, or change it where it `reads` what is there.
+fn full(value: &mut Value, reads: bool, pool: &Arc<Pool>, act: impl FnOnce(&mut [f32])) {
+    match value {
+        Value::Full(value) => act(value),
+        Value::Half(value) => {
+            let mut wide = if reads { widened(value, pool) } else { pool.lend(value.len()) };
+            act(&mut wide);
+            convert_all(&*wide, value);
+        }
+    }
+}
+
+/// In f32, each the nearest bf16.
+fn rounded(x: &[f32], pool: &Arc<Pool>) -> Buffer {
+    let mut half = Halves::new(pool, x.len());
+    convert_all::<f32, Half>(x, &mut half);
+    widened(&half, pool)
+}
+
+fn widened(x: &[Half], pool: &Arc<Pool>) -> Buffer {
+    let mut wide = pool.lend(x.len());
+    convert_all::<Half, f32>(x, &mut wide);
+    wide
 }
 
 /// What an output holds before products are added.

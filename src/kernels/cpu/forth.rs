@@ -2,7 +2,8 @@
 
 use super::buffer::Buffer;
 use super::norm::{self, Seen};
-use super::plan::Work;
+use super::number::{Number, Value};
+use super::plan::{Step, Work};
 use super::pointwise::{add, flatten, global, multiply, transpose};
 use super::{Core, Report};
 use crate::kernels::{Mode, Sink, dropout};
@@ -24,7 +25,7 @@ pub(super) enum Extra {
 /// What a forward keeps for the way back.
 #[derive(Debug)]
 pub(super) struct Kept {
-    pub(super) values: Vec<Option<Buffer>>,
+    pub(super) values: Vec<Option<Value>>,
     pub(super) extras: Vec<Extra>,
     /// Which values have a gradient.
     pub(super) needed: Vec<bool>,
@@ -48,10 +49,14 @@ impl Forth<'_> {
         let track = tracked[0] || tracked[1];
         let mut report = Report::default();
         let needed = self.needed(tracked);
-        let mut values: Vec<Option<Buffer>> = program.shapes.iter().map(|_| None).collect();
+        let mut values: Vec<Option<Value>> = program.shapes.iter().map(|_| None).collect();
         let mut extras = Vec::with_capacity(core.steps.len());
         let mut input = core.lend(0, batch);
-        transpose(x, batch * program.input[0], core.pixels(0), &mut input);
+        let rows = batch * program.input[0];
+        match &mut input {
+            Value::Full(input) => transpose(x, rows, core.pixels(0), input),
+            Value::Half(input) => transpose(x, rows, core.pixels(0), input),
+        }
         values[0] = Some(input);
         let stays = |value: usize| value == program.features || value == program.logits || mode.taps.contains(&value);
         for (index, step) in core.steps.iter().enumerate() {
@@ -89,10 +94,12 @@ impl Forth<'_> {
     }
 
     /// A value in candle's order.
-    fn out(&self, values: &[Option<Buffer>], value: usize, to: &mut [f32]) {
-        if let Some(from) = &values[value] {
-            let pixels = self.core.pixels(value);
-            transpose(from, pixels, from.len() / pixels, to);
+    fn out(&self, values: &[Option<Value>], value: usize, to: &mut [f32]) {
+        let pixels = self.core.pixels(value);
+        match &values[value] {
+            Some(Value::Full(from)) => transpose(from, pixels, from.len() / pixels, to),
+            Some(Value::Half(from)) => transpose(from, pixels, from.len() / pixels, to),
+            None => {}
         }
     }
 
@@ -100,25 +107,59 @@ impl Forth<'_> {
         &self,
         index: usize,
         theta: &[f32],
-        values: &[Option<Buffer>],
-        y: &mut Buffer,
+        values: &[Option<Value>],
+        to: &mut Value,
         report: &mut Report,
     ) -> Extra {
-        let Self { core, mode, stats, batch, sink, keep } = *self;
+        let Self { core, batch, sink, keep, .. } = *self;
         let step = &core.steps[index];
         let program = &core.program;
-        let value = |index: usize| values[index].as_deref().unwrap_or_default();
+        let parameter = |index: usize| &theta[program.parameters[index].range.clone()];
+        let channels = program.shapes[step.from][0];
+        match (&step.work, &values[step.from], &mut *to) {
+            (Work::Conv { conv, weight, bias }, Some(x), to) => {
+                let bias = bias.then(|| parameter(weight + 1));
+                let packed = sink.packed(index, keep, || conv.pack(parameter(*weight), &core.pool));
+                conv.forward(batch, x, &packed, bias, &core.pool, to);
+                Extra::Nothing
+            }
+            (Work::GlobalPool, Some(x), Value::Full(y)) => {
+                match x {
+                    Value::Full(x) => global(x, channels * batch, y),
+                    Value::Half(x) => global(x, channels * batch, y),
+                }
+                Extra::Nothing
+            }
+            (Work::Flatten, Some(x), Value::Full(y)) => {
+                let sizes = [core.pixels(step.from), batch, channels];
+                match x {
+                    Value::Full(x) => flatten(x, sizes, y),
+                    Value::Half(x) => flatten(x, sizes, y),
+                }
+                Extra::Nothing
+            }
+            (_, _, Value::Full(y)) => self.within(step, theta, values, y, report),
+            (_, _, Value::Half(y)) => self.within(step, theta, values, y, report),
+        }
+    }
+
+    /// A step that makes what it reads: numbers of one kind.
+    fn within<N: Number>(
+        &self,
+        step: &Step,
+        theta: &[f32],
+        values: &[Option<Value>],
+        y: &mut [N],
+        report: &mut Report,
+    ) -> Extra {
+        let Self { core, mode, stats, batch, .. } = *self;
+        let program = &core.program;
+        let value = |index: usize| N::of(values[index].as_ref());
         let parameter = |index: usize| &theta[program.parameters[index].range.clone()];
         let x = value(step.from);
         let channels = program.shapes[step.from][0];
         let depth = channels * batch;
         match &step.work {
-            Work::Conv { conv, weight, bias } => {
-                let bias = bias.then(|| parameter(weight + 1));
-                let packed = sink.packed(index, keep, || conv.pack(parameter(*weight), &core.pool));
-                conv.forward(batch, x, &packed, bias, &core.pool, y);
-                Extra::Nothing
-            }
             Work::Norm { norm: index, residual, after } => {
                 let first = program.norms[*index].parameter + 2 * mode.branch;
                 let (weight, bias) = (parameter(first), parameter(first + 1));
@@ -147,7 +188,7 @@ impl Forth<'_> {
                 y.copy_from_slice(x);
                 let Some(rng) = &mode.rng else { return Extra::Nothing };
                 let drawn = dropout(rng, *layer, *p, batch, program.size(step.from));
-                let mut factors = core.lend(step.from, batch);
+                let mut factors = core.pool.lend(y.len());
                 transpose(&drawn, depth, core.pixels(step.from), &mut factors);
                 multiply(y, &factors);
                 Extra::Factors(factors)
@@ -161,19 +202,13 @@ impl Forth<'_> {
                 slide.mean(x, depth, y);
                 Extra::Nothing
             }
-            Work::GlobalPool => {
-                global(x, depth, y);
-                Extra::Nothing
-            }
             Work::Add(with) => {
                 y.copy_from_slice(x);
                 add(y, value(*with));
                 Extra::Nothing
             }
-            Work::Flatten => {
-                flatten(x, [core.pixels(step.from), batch, channels], false, y);
-                Extra::Nothing
-            }
+            // see `step`
+            Work::Conv { .. } | Work::GlobalPool | Work::Flatten => Extra::Nothing,
         }
     }
 }

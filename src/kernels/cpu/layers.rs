@@ -8,6 +8,7 @@ use std::time::Instant;
 use super::buffer::Pool;
 use super::conv::{Conv, Geometry};
 use super::norm::{self, After};
+use super::number::{Half, Number, Value};
 use super::simd::{Level, Strided};
 use super::weights::Weights;
 use crate::kernels::{Products, Window};
@@ -82,15 +83,17 @@ fn layers() {
         let weights = Weights { inputs, outputs, input_step: taps, output_step: inputs * taps, taps };
         let pool = Arc::new(Pool::default());
         let theta = vec![0.01; inputs * outputs * taps];
-        let x = vec![0.5; size * size * batch * inputs];
-        let above = vec![0.5; out * out * batch * outputs];
-        let (mut y, mut below, mut own) = (above.clone(), x.clone(), theta.clone());
+        let (reads, makes) = (vec![0.5; size * size * batch * inputs], vec![0.5; out * out * batch * outputs]);
+        let mut own = theta.clone();
         let flops = 2.0 * (geometry.products() * batch * inputs * outputs) as f64;
         for products in [Products::Direct, Products::Winograd, Products::Bf16] {
             let conv = Conv::new(level, geometry, weights, products);
             if products == Products::Winograd && !conv.is_winograd() {
                 continue;
             }
+            // as a network has them: images in bf16 where it computes so
+            let [x, mut below] = [(); 2].map(|()| Value::of(&reads, products == Products::Bf16));
+            let [above, mut y] = [(); 2].map(|()| Value::of(&makes, products == Products::Bf16));
             let (forth, back) = (conv.pack(&theta, &pool), conv.pack_back(&theta, &pool));
             let times = [
                 seconds(|| drop(black_box(conv.pack(&theta, &pool)))),
@@ -108,24 +111,30 @@ fn layers() {
         }
     }
     for (channels, size) in [(64, 32), (128, 16), (256, 8), (512, 4)] {
-        let x = vec![0.5; size * size * batch * channels];
-        let (mut y, mut g, mut below) = (x.clone(), x.clone(), x.clone());
-        let per = vec![1.0; channels];
-        let moments = seconds(|| drop(black_box(norm::moments(&x, channels))));
-        let forward = seconds(|| norm::forward(&x, [&per; 4].map(|v| &v[..]), Some(&g), After::Leaky(0.0), &mut y));
-        let backward = seconds(|| {
-            let below = Some(&mut below[..]);
-            drop(black_box(norm::backward(&x, &y, [&per; 3].map(|v| &v[..]), true, After::Leaky(0.0), &mut g, below)));
-        });
-        let bytes = (4 * x.len()) as f64 / 1e9;
-        println!(
-            "batch norm {channels:3} at {size:2}: moments {:5.2} ms {:4.1} GB/s  forward {:5.2} {:4.1}  backward {:5.2} {:4.1}",
-            moments * 1e3,
-            bytes / moments,
-            forward * 1e3,
-            3.0 * bytes / forward,
-            backward * 1e3,
-            7.0 * bytes / backward
-        );
+        norms::<f32>(channels, size * size * batch, "f32 ");
+        norms::<Half>(channels, size * size * batch, "bf16");
     }
+}
+
+#[expect(clippy::print_stdout, reason = "a measurement prints")]
+fn norms<N: Number>(channels: usize, rows: usize, kind: &str) {
+    let x = vec![N::nearest(0.5); rows * channels];
+    let (mut y, mut g, mut below) = (x.clone(), x.clone(), x.clone());
+    let per = vec![1.0; channels];
+    let moments = seconds(|| drop(black_box(norm::moments(&x, channels))));
+    let forward = seconds(|| norm::forward(&x, [&per; 4].map(|v| &v[..]), Some(&g), After::Leaky(0.0), &mut y));
+    let backward = seconds(|| {
+        let below = Some(&mut below[..]);
+        drop(black_box(norm::backward(&x, &y, [&per; 3].map(|v| &v[..]), true, After::Leaky(0.0), &mut g, below)));
+    });
+    let bytes = (size_of::<N>() * x.len()) as f64 / 1e9;
+    println!(
+        "batch norm {kind} {channels:3}: moments {:5.2} ms {:4.1} GB/s  forward {:5.2} {:4.1}  backward {:5.2} {:4.1}",
+        moments * 1e3,
+        bytes / moments,
+        forward * 1e3,
+        3.0 * bytes / forward,
+        backward * 1e3,
+        7.0 * bytes / backward
+    );
 }

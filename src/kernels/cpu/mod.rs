@@ -5,8 +5,8 @@ mod back;
 mod buffer;
 mod conv;
 mod forth;
-mod half;
 mod norm;
+mod number;
 mod outer;
 mod parallel;
 mod plan;
@@ -30,6 +30,7 @@ use crate::error::{Error, Result};
 pub use buffer::Buffer;
 use buffer::Pool;
 use forth::{Forth, Kept};
+use number::Value;
 use plan::Step;
 pub(super) use weights::Packed;
 
@@ -40,6 +41,8 @@ struct Core {
     steps: Vec<Step>,
     /// For each value, the last step that reads it; values looked at from outside are kept.
     last: Vec<usize>,
+    /// For each value, whether it is in bf16.
+    half: Vec<bool>,
     pool: Arc<Pool>,
 }
 
@@ -54,8 +57,8 @@ impl Core {
         height * width
     }
 
-    fn lend(&self, value: usize, batch: usize) -> Buffer {
-        self.pool.lend(self.len(value, batch))
+    fn lend(&self, value: usize, batch: usize) -> Value {
+        Value::new(&self.pool, self.len(value, batch), self.half[value])
     }
 }
 
@@ -74,7 +77,8 @@ impl Cpu {
         for (index, step) in steps.iter().enumerate() {
             step.reads().for_each(|value| last[value] = index);
         }
-        Self { core: Arc::new(Core { program, steps, last, pool: Arc::default() }) }
+        let half = plan::half(&program, &steps);
+        Self { core: Arc::new(Core { program, steps, last, half, pool: Arc::default() }) }
     }
 }
 

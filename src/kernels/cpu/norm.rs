@@ -1,6 +1,7 @@
 //! Batch norm with what follows it, a residual and a leaky or plain ReLU, in one: two passes over memory forward, two
 //! back. Sums go over chunks of fixed size and are combined in a fixed order (Chan, Golub and LeVeque 1983).
 
+use super::number::Number;
 use super::parallel::{Shared, each};
 use crate::kernels::EPSILON;
 use crate::wide::wide;
@@ -57,18 +58,18 @@ pub(super) struct Seen {
 }
 
 wide! {
-    fn sum(x: &[f32], wide: &mut [f32]) {
+    fn sum<N: Number>(x: &[N], wide: &mut [f32]) {
         for row in x.chunks(wide.len()) {
-            wide.iter_mut().zip(row).for_each(|(sum, x)| *sum += x);
+            wide.iter_mut().zip(row).for_each(|(sum, x)| *sum += x.wide());
         }
     }
 }
 
 wide! {
-    fn squares(x: &[f32], mean: &[f32], wide: &mut [f32]) {
+    fn squares<N: Number>(x: &[N], mean: &[f32], wide: &mut [f32]) {
         for row in x.chunks(wide.len()) {
             for ((sum, x), mean) in wide.iter_mut().zip(row).zip(mean) {
-                let d = x - mean;
+                let d = x.wide() - mean;
                 *sum += d * d;
             }
         }
@@ -76,7 +77,7 @@ wide! {
 }
 
 /// Mean and variance of each channel; `x` is rows x channels.
-pub(super) fn moments(x: &[f32], channels: usize) -> Seen {
+pub(super) fn moments<N: Number>(x: &[N], channels: usize) -> Seen {
     let cut = Cut::new(channels, x.len());
     let mut partial = vec![0.0_f32; cut.chunks() * 2 * channels];
     let shared = Shared::new(&mut partial);
@@ -128,19 +129,22 @@ pub(super) fn inverse(variance: &[f32]) -> Vec<f32> {
 }
 
 wide! {
-    fn line(x: &[f32], scale: &[f32], shift: &[f32], residual: Option<&[f32]>, after: After, y: &mut [f32]) {
+    fn line<N: Number>(x: &[N], scale: &[f32], shift: &[f32], residual: Option<&[N]>, after: After, y: &mut [N]) {
         let wide = scale.len();
-        for (index, (y, x)) in y.chunks_mut(wide).zip(x.chunks(wide)).enumerate() {
-            for (((y, x), scale), shift) in y.iter_mut().zip(x).zip(scale).zip(shift) {
-                *y = x * scale + shift;
+        // a slope of 1 is none
+        let slope = if let After::Leaky(slope) = after { slope } else { 1.0 };
+        let end = |sum: f32| N::nearest(if sum > 0.0 { sum } else { sum * slope });
+        let rows = y.chunks_mut(wide).zip(x.chunks(wide));
+        if let Some(residual) = residual {
+            for ((y, x), r) in rows.zip(residual.chunks(wide)) {
+                for ((((y, x), scale), shift), r) in y.iter_mut().zip(x).zip(scale).zip(shift).zip(r) {
+                    *y = end(x.wide() * scale + shift + r.wide());
+                }
             }
-            if let Some(residual) = residual {
-                let start = index * wide;
-                y.iter_mut().zip(&residual[start..]).for_each(|(y, r)| *y += r);
-            }
-            if let After::Leaky(slope) = after {
-                for y in y {
-                    *y = if *y > 0.0 { *y } else { *y * slope };
+        } else {
+            for (y, x) in rows {
+                for (((y, x), scale), shift) in y.iter_mut().zip(x).zip(scale).zip(shift) {
+                    *y = end(x.wide() * scale + shift);
                 }
             }
         }
@@ -148,12 +152,12 @@ wide! {
 }
 
 /// y = after((x - mean) inverse weight + bias + residual).
-pub(super) fn forward(
-    x: &[f32],
+pub(super) fn forward<N: Number>(
+    x: &[N],
     [mean, inverse, weight, bias]: [&[f32]; 4],
-    residual: Option<&[f32]>,
+    residual: Option<&[N]>,
     after: After,
-    y: &mut [f32],
+    y: &mut [N],
 ) {
     let channels = mean.len();
     let cut = Cut::new(channels, x.len());
@@ -176,27 +180,30 @@ pub(super) fn forward(
 
 wide! {
     /// The gradient before what follows, in place, with its sum and its sum times (x - mean).
-    fn sums(x: &[f32], y: &[f32], mean: &[f32], after: After, gradient: &mut [f32], plain: &mut [f32], times: &mut [f32]) {
+    fn sums<N: Number>(x: &[N], y: &[N], mean: &[f32], after: After, gradient: &mut [N], plain: &mut [f32], times: &mut [f32]) {
         let wide = mean.len();
         for ((g, y), x) in gradient.chunks_mut(wide).zip(y.chunks(wide)).zip(x.chunks(wide)) {
             if let After::Leaky(slope) = after {
-                g.iter_mut().zip(y).for_each(|(g, y)| *g = if *y > 0.0 { *g } else { *g * slope });
+                for (g, y) in g.iter_mut().zip(y) {
+                    *g = if y.wide() > 0.0 { *g } else { N::nearest(g.wide() * slope) };
+                }
             }
             for ((((g, x), mean), plain), times) in g.iter().zip(x).zip(mean).zip(&mut *plain).zip(&mut *times) {
-                *plain += g;
-                *times += g * (x - mean);
+                *plain += g.wide();
+                *times += g.wide() * (x.wide() - mean);
             }
         }
     }
 }
 
 wide! {
-    fn apply(g: &[f32], x: &[f32], mean: &[f32], factors: (&[f32], &[f32], &[f32]), below: &mut [f32]) {
+    fn apply<N: Number>(g: &[N], x: &[N], mean: &[f32], factors: (&[f32], &[f32], &[f32]), below: &mut [N]) {
         let wide = mean.len();
         let (scale, constant, slope) = factors;
         for ((below, g), x) in below.chunks_mut(wide).zip(g.chunks(wide)).zip(x.chunks(wide)) {
             for (c, ((below, g), x)) in below.iter_mut().zip(g).zip(x).enumerate() {
-                *below = g * scale[c] - constant[c] - (x - mean[c]) * slope[c];
+                let own = g.wide() * scale[c] - constant[c] - (x.wide() - mean[c]) * slope[c];
+                *below = N::nearest(own);
             }
         }
     }
@@ -210,14 +217,14 @@ pub(super) struct Gradients {
 
 /// `gradient`: of y; becomes that before what follows, which is the residual's too. `below`: of x. With `batch`
 /// statistics, mean and variance depend on x.
-pub(super) fn backward(
-    x: &[f32],
-    y: &[f32],
+pub(super) fn backward<N: Number>(
+    x: &[N],
+    y: &[N],
     [mean, inverse, weight]: [&[f32]; 3],
     batch: bool,
     after: After,
-    gradient: &mut [f32],
-    below: Option<&mut [f32]>,
+    gradient: &mut [N],
+    below: Option<&mut [N]>,
 ) -> Gradients {
     let channels = mean.len();
     let cut = Cut::new(channels, x.len());

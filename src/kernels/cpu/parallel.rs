@@ -17,18 +17,18 @@ pub(super) fn each(tasks: usize, work: usize, task: impl Fn(usize) + Sync + Send
 
 /// The start of a buffer that several tasks write to, each its own places.
 #[derive(Clone, Copy)]
-pub(super) struct Shared {
-    start: *mut f32,
+pub(super) struct Shared<T = f32> {
+    start: *mut T,
     length: usize,
 }
 
 // SAFETY: tasks write disjoint places (each caller says why) while the buffer's owner waits for them.
-unsafe impl Send for Shared {}
+unsafe impl<T: Send> Send for Shared<T> {}
 // SAFETY: as above.
-unsafe impl Sync for Shared {}
+unsafe impl<T: Send> Sync for Shared<T> {}
 
-impl Shared {
-    pub(super) fn new(buffer: &mut [f32]) -> Self {
+impl<T> Shared<T> {
+    pub(super) fn new(buffer: &mut [T]) -> Self {
         Self { start: buffer.as_mut_ptr(), length: buffer.len() }
     }
 
@@ -37,13 +37,13 @@ impl Shared {
     /// # Safety
     /// No other task touches that part at the same time.
     #[expect(clippy::mut_from_ref, reason = "disjoint parts of one buffer")]
-    pub(super) unsafe fn part(&self, start: usize, length: usize) -> &mut [f32] {
+    pub(super) unsafe fn part(&self, start: usize, length: usize) -> &mut [T] {
         assert!(start + length <= self.length, "a task writes within its buffer");
         // SAFETY: within the buffer, and by the caller's promise nobody else's.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(start), length) }
     }
 
-    pub(super) fn at(&self, place: usize) -> *mut f32 {
+    pub(super) fn at(&self, place: usize) -> *mut T {
         debug_assert!(place <= self.length);
         self.start.wrapping_add(place)
     }

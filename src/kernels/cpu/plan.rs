@@ -6,7 +6,7 @@ use super::norm::After;
 use super::pointwise::{Activation, Slide};
 use super::simd::Level;
 use super::weights::Weights;
-use crate::kernels::{Op, Program, Window};
+use crate::kernels::{Op, Products, Program, Window};
 
 #[derive(Clone, Debug)]
 pub(super) enum Work {
@@ -139,4 +139,25 @@ pub(super) fn steps(program: &Program, level: Level) -> Vec<Step> {
         steps.push(Step { work, from, to });
     }
     steps
+}
+
+/// For each value, whether it is in bf16, in a network that computes so: images are, and what becomes of them up to where
+/// they are pooled or flattened to vectors. Those stay f32, and so do logits, whose least differences count.
+pub(super) fn half(program: &Program, steps: &[Step]) -> Vec<bool> {
+    let image = |value: usize| program.shapes[value][1..] != [1, 1];
+    let mut half = vec![false; program.shapes.len()];
+    if program.products != Products::Bf16 {
+        return half;
+    }
+    half[0] = image(0);
+    for step in steps {
+        half[step.to] = match step.work {
+            Work::Conv { .. } => (half[step.from] || image(step.to)) && step.to != program.logits,
+            Work::GlobalPool | Work::Flatten => false,
+            _ => half[step.from],
+        };
+    }
+    // whatever adds two of different kinds is no network of ours: all f32, then
+    let mixed = |step: &Step| !matches!(step.work, Work::Conv { .. }) && step.reads().any(|value| half[value] != half[step.from]);
+    if steps.iter().any(mixed) { vec![false; half.len()] } else { half }
 }

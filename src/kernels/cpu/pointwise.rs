@@ -2,6 +2,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
+use super::number::{Number, convert};
 use super::parallel::{Shared, each};
 use crate::kernels::Window;
 use crate::wide::wide;
@@ -17,46 +18,54 @@ pub(super) enum Activation {
 }
 
 impl Activation {
-    pub(super) fn forward(self, x: &[f32], y: &mut [f32]) {
+    pub(super) fn forward<N: Number>(self, x: &[N], y: &mut [N]) {
         let shared = Shared::new(y);
         let cost = if matches!(self, Activation::Leaky(_)) { 2 } else { 32 };
         each(x.len().div_ceil(CHUNK), x.len() * cost, |chunk| {
             let range = chunk * CHUNK..((chunk + 1) * CHUNK).min(x.len());
             // SAFETY: each task has its own chunk.
-            let pairs = unsafe { shared.part(range.start, range.len()) }.iter_mut().zip(&x[range]);
+            let (x, y) = (&x[range.clone()], unsafe { shared.part(range.start, range.len()) });
             match self {
-                Activation::Leaky(slope) => pairs.for_each(|(y, &x)| *y = if x > 0.0 { x } else { slope * x }),
-                Activation::Sigmoid => pairs.for_each(|(y, &x)| *y = 1.0 / (1.0 + (-x).exp())),
-                Activation::Tanh => pairs.for_each(|(y, &x)| *y = x.tanh()),
+                Activation::Leaky(slope) => map(x, y, |x| if x > 0.0 { x } else { slope * x }),
+                Activation::Sigmoid => map(x, y, |x| 1.0 / (1.0 + (-x).exp())),
+                Activation::Tanh => map(x, y, f32::tanh),
             }
         });
     }
 
     /// The gradient of x from that of y, in place.
-    pub(super) fn backward(self, y: &[f32], gradient: &mut [f32]) {
+    pub(super) fn backward<N: Number>(self, y: &[N], gradient: &mut [N]) {
         let shared = Shared::new(gradient);
         each(y.len().div_ceil(CHUNK), y.len() * 2, |chunk| {
             let range = chunk * CHUNK..((chunk + 1) * CHUNK).min(y.len());
             // SAFETY: each task has its own chunk.
-            let pairs = unsafe { shared.part(range.start, range.len()) }.iter_mut().zip(&y[range]);
+            let (y, g) = (&y[range.clone()], unsafe { shared.part(range.start, range.len()) });
             match self {
-                Activation::Leaky(slope) => pairs.for_each(|(g, &y)| *g = if y > 0.0 { *g } else { *g * slope }),
-                Activation::Sigmoid => pairs.for_each(|(g, &y)| *g *= y * (1.0 - y)),
-                Activation::Tanh => pairs.for_each(|(g, &y)| *g *= 1.0 - y * y),
+                Activation::Leaky(slope) => times(y, g, |y| if y > 0.0 { 1.0 } else { slope }),
+                Activation::Sigmoid => times(y, g, |y| y * (1.0 - y)),
+                Activation::Tanh => times(y, g, |y| 1.0 - y * y),
             }
         });
     }
 }
 
+fn map<N: Number>(x: &[N], y: &mut [N], of: impl Fn(f32) -> f32) {
+    x.iter().zip(y).for_each(|(x, y)| *y = N::nearest(of(x.wide())));
+}
+
+fn times<N: Number>(y: &[N], gradient: &mut [N], slope: impl Fn(f32) -> f32) {
+    y.iter().zip(gradient).for_each(|(y, g)| *g = N::nearest(g.wide() * slope(y.wide())));
+}
+
 wide! {
     /// a += b.
-    pub(super) fn add(a: &mut [f32], b: &[f32]) {
-        a.iter_mut().zip(b).for_each(|(a, b)| *a += b);
+    pub(super) fn add<A: Number, B: Number>(a: &mut [A], b: &[B]) {
+        a.iter_mut().zip(b).for_each(|(a, b)| *a = A::nearest(a.wide() + b.wide()));
     }
 }
 
 /// a += b, on all threads.
-pub(super) fn add_all(a: &mut [f32], b: &[f32]) {
+pub(super) fn add_all<N: Number>(a: &mut [N], b: &[N]) {
     let shared = Shared::new(a);
     each(b.len().div_ceil(CHUNK), b.len() * 2, |chunk| {
         let range = chunk * CHUNK..((chunk + 1) * CHUNK).min(b.len());
@@ -67,22 +76,22 @@ pub(super) fn add_all(a: &mut [f32], b: &[f32]) {
 
 wide! {
     /// a *= b.
-    pub(super) fn multiply(a: &mut [f32], b: &[f32]) {
-        a.iter_mut().zip(b).for_each(|(a, b)| *a *= b);
+    pub(super) fn multiply<N: Number>(a: &mut [N], b: &[f32]) {
+        a.iter_mut().zip(b).for_each(|(a, b)| *a = N::nearest(a.wide() * b));
     }
 }
 
 wide! {
-    fn scaled(to: &mut [f32], from: &[f32], factor: f32) {
-        to.iter_mut().zip(from).for_each(|(to, from)| *to += from * factor);
+    fn scaled<N: Number>(to: &mut [f32], from: &[N], factor: f32) {
+        to.iter_mut().zip(from).for_each(|(to, from)| *to += from.wide() * factor);
     }
 }
 
 wide! {
-    fn larger(best: &mut [f32], choice: &mut [u8], x: &[f32], place: u8) {
+    fn larger<N: Number>(best: &mut [N], choice: &mut [u8], x: &[N], place: u8) {
         for ((best, choice), &x) in best.iter_mut().zip(choice).zip(x) {
             // strictly greater: of equal values the first keeps the gradient
-            if x > *best {
+            if x.wide() > best.wide() {
                 *best = x;
                 *choice = place;
             }
@@ -91,9 +100,9 @@ wide! {
 }
 
 wide! {
-    fn chosen(to: &mut [f32], from: &[f32], choice: &[u8], place: u8) {
+    fn chosen<N: Number>(to: &mut [f32], from: &[N], choice: &[u8], place: u8) {
         for ((to, from), choice) in to.iter_mut().zip(from).zip(choice) {
-            *to += if *choice == place { *from } else { 0.0 };
+            *to += if *choice == place { from.wide() } else { 0.0 };
         }
     }
 }
@@ -134,7 +143,7 @@ impl Slide {
     }
 
     /// Calls `fill` for every pixel of `to`, on several threads where that is worth it.
-    fn pixels(self, to: &mut [f32], depth: usize, fill: impl Fn(usize, &mut [f32]) + Sync + Send) {
+    fn pixels<N: Number>(self, to: &mut [N], depth: usize, fill: impl Fn(usize, &mut [N]) + Sync + Send) {
         let count = to.len() / depth.max(1);
         let shared = Shared::new(to);
         let area = self.window.kernel * self.window.kernel;
@@ -145,12 +154,12 @@ impl Slide {
     }
 
     /// `choice`: for each output the place of its largest input.
-    pub(super) fn max(&self, x: &[f32], depth: usize, y: &mut [f32], choice: &mut [u8]) {
+    pub(super) fn max<N: Number>(&self, x: &[N], depth: usize, y: &mut [N], choice: &mut [u8]) {
         // the second output goes through a lock for each pixel, taken once
         let choices: Vec<Mutex<&mut [u8]>> = choice.chunks_exact_mut(depth).map(Mutex::new).collect();
         self.pixels(y, depth, |pixel, y| {
             let mut choice = choices[pixel].lock().unwrap_or_else(PoisonError::into_inner);
-            y.fill(f32::NEG_INFINITY);
+            y.fill(N::nearest(f32::NEG_INFINITY));
             choice.fill(0);
             for (place, from) in self.seen(pixel) {
                 larger(y, &mut choice, &x[from * depth..][..depth], place);
@@ -158,12 +167,14 @@ impl Slide {
         });
     }
 
-    pub(super) fn max_back(&self, gradient: &[f32], choice: &[u8], depth: usize, below: &mut [f32]) {
+    pub(super) fn max_back<N: Number>(&self, gradient: &[N], choice: &[u8], depth: usize, below: &mut [N]) {
         self.pixels(below, depth, |pixel, below| {
-            below.fill(0.0);
-            for (place, from) in self.seers(pixel) {
-                chosen(below, &gradient[from * depth..][..depth], &choice[from * depth..][..depth], place);
-            }
+            N::fill(below, |below| {
+                below.fill(0.0);
+                for (place, from) in self.seers(pixel) {
+                    chosen(below, &gradient[from * depth..][..depth], &choice[from * depth..][..depth], place);
+                }
+            });
         });
     }
 
@@ -172,23 +183,27 @@ impl Slide {
     }
 
     /// Zeros of the padding count.
-    pub(super) fn mean(&self, x: &[f32], depth: usize, y: &mut [f32]) {
+    pub(super) fn mean<N: Number>(&self, x: &[N], depth: usize, y: &mut [N]) {
         self.pixels(y, depth, |pixel, y| {
-            y.fill(0.0);
-            self.seen(pixel).for_each(|(_, from)| scaled(y, &x[from * depth..][..depth], self.share()));
+            N::fill(y, |y| {
+                y.fill(0.0);
+                self.seen(pixel).for_each(|(_, from)| scaled(y, &x[from * depth..][..depth], self.share()));
+            });
         });
     }
 
-    pub(super) fn mean_back(&self, gradient: &[f32], depth: usize, below: &mut [f32]) {
+    pub(super) fn mean_back<N: Number>(&self, gradient: &[N], depth: usize, below: &mut [N]) {
         self.pixels(below, depth, |pixel, below| {
-            below.fill(0.0);
-            self.seers(pixel).for_each(|(_, from)| scaled(below, &gradient[from * depth..][..depth], self.share()));
+            N::fill(below, |below| {
+                below.fill(0.0);
+                self.seers(pixel).for_each(|(_, from)| scaled(below, &gradient[from * depth..][..depth], self.share()));
+            });
         });
     }
 }
 
 /// The mean over all pixels; `depth` is batch x channels.
-pub(super) fn global(x: &[f32], depth: usize, y: &mut [f32]) {
+pub(super) fn global<N: Number>(x: &[N], depth: usize, y: &mut [f32]) {
     y.fill(0.0);
     x.chunks_exact(depth).for_each(|x| add(y, x));
     let share = depth as f32 / x.len() as f32;
@@ -197,44 +212,46 @@ pub(super) fn global(x: &[f32], depth: usize, y: &mut [f32]) {
     }
 }
 
-pub(super) fn global_back(gradient: &[f32], below: &mut [f32]) {
+pub(super) fn global_back<N: Number>(gradient: &[f32], below: &mut [N]) {
     let share = gradient.len() as f32 / below.len() as f32;
     for below in below.chunks_exact_mut(gradient.len()) {
-        below.iter_mut().zip(gradient).for_each(|(b, g)| *b = g * share);
+        below.iter_mut().zip(gradient).for_each(|(b, g)| *b = N::nearest(g * share));
     }
 }
 
 /// Rows x columns to columns x rows: batch x channels x pixels is pixels x batch x channels transposed.
-pub(super) fn transpose(x: &[f32], rows: usize, columns: usize, y: &mut [f32]) {
+pub(super) fn transpose<A: Number, B: Number>(x: &[A], rows: usize, columns: usize, y: &mut [B]) {
     const SIDE: usize = 32;
     if rows == 1 || columns == 1 {
-        y.copy_from_slice(x);
+        convert(x, y);
         return;
     }
     for top in (0..rows).step_by(SIDE) {
         for left in (0..columns).step_by(SIDE) {
             for row in top..(top + SIDE).min(rows) {
                 for column in left..(left + SIDE).min(columns) {
-                    y[column * rows + row] = x[row * columns + column];
+                    y[column * rows + row] = B::nearest(x[row * columns + column].wide());
                 }
             }
         }
     }
 }
 
-/// Pixels x batch x channels to batch x (channels x pixels), or back.
-pub(super) fn flatten(x: &[f32], [pixels, batch, channels]: [usize; 3], back: bool, y: &mut [f32]) {
-    for pixel in 0..pixels {
-        for image in 0..batch {
-            for channel in 0..channels {
-                let spread = (pixel * batch + image) * channels + channel;
-                let flat = (image * channels + channel) * pixels + pixel;
-                if back {
-                    y[spread] = x[flat];
-                } else {
-                    y[flat] = x[spread];
-                }
-            }
-        }
+/// Pixels x batch x channels to batch x (channels x pixels).
+pub(super) fn flatten<N: Number>(x: &[N], [pixels, batch, channels]: [usize; 3], y: &mut [f32]) {
+    for (spread, x) in x.iter().enumerate() {
+        y[flat(spread, [pixels, batch, channels])] = x.wide();
     }
+}
+
+pub(super) fn flatten_back<N: Number>(gradient: &[f32], [pixels, batch, channels]: [usize; 3], below: &mut [N]) {
+    for (spread, below) in below.iter_mut().enumerate() {
+        *below = N::nearest(gradient[flat(spread, [pixels, batch, channels])]);
+    }
+}
+
+/// Where a value lies when it is flat.
+fn flat(spread: usize, [pixels, batch, channels]: [usize; 3]) -> usize {
+    let (pixel, image, channel) = (spread / (batch * channels), spread / channels % batch, spread % channels);
+    (image * channels + channel) * pixels + pixel
 }

@@ -4,16 +4,20 @@
 //! Values lie as height x width x batch x channels, so the left factor of a pixel's sum is sixteen images by some channels as
 //! it lies in memory. The gradient of weights sums over images: there the inputs are turned, channels x images.
 
-use std::ops::Range;
+use std::ops::{Deref, Range};
 use std::sync::Arc;
 
 use super::buffer::{Buffer, Pool, scratch};
 use super::conv::{Geometry, Start, TASKS};
-use super::half::{CHUNK, halves, narrow, pair, words};
+use super::number::{Half, Halves, Number, Value, convert, pair, words};
 use super::outer::total;
 use super::parallel::{Shared, each};
 use super::tiles::{self, DEEP, Product, SIDE, Sizes, Term};
 use super::weights::{Packed, Weights, gather};
+use crate::wide::wide;
+
+/// Elements of a chunk.
+const CHUNK: usize = 16_384;
 
 /// How a sum over so many is cut into steps of equal, even depth; zeros fill the last.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -34,24 +38,48 @@ impl Depth {
     }
 }
 
-/// Rows of f32 as rows of bf16, with zeros up to the depth.
-fn left(x: &[f32], channels: usize, pool: &Arc<Pool>) -> Buffer {
+/// Left factors: rows of bf16, with zeros up to the depth.
+enum Left<'a> {
+    Same(&'a [Half]),
+    Made(Halves),
+}
+
+impl Deref for Left<'_> {
+    type Target = [Half];
+
+    fn deref(&self) -> &[Half] {
+        match self {
+            Left::Same(x) => x,
+            Left::Made(x) => x,
+        }
+    }
+}
+
+fn left<'a>(x: &'a Value, channels: usize, pool: &Arc<Pool>) -> Left<'a> {
+    match x {
+        Value::Half(x) if Depth::of(channels).whole() == channels => Left::Same(x),
+        Value::Half(x) => Left::Made(padded(x, channels, pool)),
+        Value::Full(x) => Left::Made(padded(x, channels, pool)),
+    }
+}
+
+fn padded<N: Number>(x: &[N], channels: usize, pool: &Arc<Pool>) -> Halves {
     let whole = Depth::of(channels).whole();
     let rows = x.len() / channels;
-    let mut to = pool.lend(rows * whole / 2);
-    let shared = Shared::new(&mut to);
+    let mut to = Halves::new(pool, rows * whole);
+    let shared = Shared::new(&mut *to);
     let many = CHUNK.div_ceil(whole);
     each(rows.div_ceil(many), 2 * x.len(), |chunk| {
         let range = chunk * many..((chunk + 1) * many).min(rows);
         // SAFETY: each task has its own rows.
-        let to = halves(unsafe { shared.part(range.start * whole / 2, range.len() * whole / 2) });
+        let to = unsafe { shared.part(range.start * whole, range.len() * whole) };
         let x = &x[range.start * channels..range.end * channels];
         if whole == channels {
-            narrow(x, to);
+            convert(x, to);
         } else {
             for (x, to) in x.chunks_exact(channels).zip(to.chunks_exact_mut(whole)) {
-                narrow(x, to);
-                to[channels..].fill(0);
+                convert(x, to);
+                to[channels..].fill(Half::default());
             }
         }
     });
@@ -101,11 +129,26 @@ const NEAR: usize = 1 << 19;
 pub(super) fn product(
     geometry: &Geometry,
     batch: usize,
-    x: &[f32],
+    x: &Value,
     weights: &Packed,
     start: &Start,
     pool: &Arc<Pool>,
-    output: &mut [f32],
+    output: &mut Value,
+) {
+    match output {
+        Value::Full(output) => product_of(geometry, batch, x, weights, start, pool, output),
+        Value::Half(output) => product_of(geometry, batch, x, weights, start, pool, output),
+    }
+}
+
+fn product_of<N: Number>(
+    geometry: &Geometry,
+    batch: usize,
+    x: &Value,
+    weights: &Packed,
+    start: &Start,
+    pool: &Arc<Pool>,
+    output: &mut [N],
 ) {
     let Packed { inputs, outputs, .. } = *weights;
     let weights = &weights.data;
@@ -116,7 +159,7 @@ pub(super) fn product(
     let columns = outputs.div_ceil(SIDE);
     let size = geometry.taps() * depth.whole() / 2 * SIDE;
     // what the raw places of the tiles rest on
-    assert_eq!(2 * x.len(), geometry.input[0] * geometry.input[1] * batch * depth.whole(), "inputs of that size");
+    assert_eq!(x.len(), geometry.input[0] * geometry.input[1] * batch * depth.whole(), "inputs of that size");
     assert_eq!(output.len(), pixels * batch * outputs, "outputs of that size");
     assert!(weights.len() >= columns * size, "weights of that size");
     // weights that are near are read again and again, others once by each task
@@ -135,8 +178,8 @@ pub(super) fn product(
         let mut ends = Vec::with_capacity(chunk);
         for pixel in first..(first + chunk).min(pixels) {
             terms.extend(seen(geometry, pixel).map(|(place, from)| Term {
-                left: x.as_ptr().cast::<u16>().wrapping_add(from * batch * depth.whole()),
-                right: weights.as_ptr().cast::<u32>().wrapping_add(place * depth.whole() / 2 * SIDE),
+                left: x[from * batch * depth.whole()..].as_ptr().cast(),
+                right: weights[place * depth.whole() / 2 * SIDE..].as_ptr().cast(),
             }));
             ends.push(terms.len());
         }
@@ -148,17 +191,17 @@ pub(super) fn product(
 }
 
 /// One task of `product`.
-struct Forward<'a> {
+struct Forward<'a, N> {
     batch: usize,
     outputs: usize,
     /// Words of the weights of a tile of outputs.
     size: usize,
     depth: Depth,
     start: &'a Start<'a>,
-    output: &'a Shared,
+    output: &'a Shared<N>,
 }
 
-impl Forward<'_> {
+impl<N: Number> Forward<'_, N> {
     /// Some images, in blocks of one size, from pixel `first` on; `ends`: of each pixel's terms.
     fn run(&self, images: Range<usize>, first: usize, columns: &Range<usize>, terms: &[Term], ends: &[usize]) {
         let Self { batch, outputs, size, depth, start, output } = *self;
@@ -173,13 +216,14 @@ impl Forward<'_> {
         for column in columns.clone().step_by(2) {
             let wide = (columns.end - column).min(2);
             let channels = column * SIDE..((column + wide) * SIDE).min(outputs);
-            let whole = channels.len() == wide * SIDE && !matches!(start, Start::Bias(Some(_)));
+            // sums that lie as they come
+            let whole = N::FULL && channels.len() == wide * SIDE && !matches!(start, Start::Bias(Some(_)));
             let mut from = 0;
             for (pixel, &end) in (first..).zip(ends) {
                 for image in images.clone().step_by(2 * SIDE) {
                     let place = (pixel * batch + image) * outputs + channels.start;
                     let (sum, row, keep) = if whole {
-                        (output.at(place), outputs, matches!(start, Start::Keep))
+                        (output.at(place).cast(), outputs, matches!(start, Start::Keep))
                     } else {
                         (spill.as_mut_ptr(), 2 * SIDE, false)
                     };
@@ -202,18 +246,8 @@ impl Forward<'_> {
                     // channels, or `spill`, which holds four tiles.
                     unsafe { tiles::multiply(&sizes, [tall, wide], &product, &terms[from..end]) };
                     if !whole {
-                        for (index, sums) in spill.chunks_exact(2 * SIDE).take(many).enumerate() {
-                            // SAFETY: this task's own.
-                            let to = unsafe { output.part(place + index * outputs, channels.len()) };
-                            match start {
-                                Start::Keep => to.iter_mut().zip(sums).for_each(|(to, sum)| *to += sum),
-                                Start::Bias(None) => to.copy_from_slice(&sums[..to.len()]),
-                                Start::Bias(Some(bias)) => {
-                                    let bias = &bias[channels.clone()];
-                                    to.iter_mut().zip(sums).zip(bias).for_each(|((to, sum), bias)| *to = sum + bias);
-                                }
-                            }
-                        }
+                        // this task's own pixels and channels
+                        finish(&spill, many, start, &channels, output, place, outputs);
                     }
                 }
                 from = end;
@@ -222,9 +256,44 @@ impl Forward<'_> {
     }
 }
 
+wide! {
+    /// Writes sums that lie in rows of two tiles, with what they start from, to `many` rows of some channels: from `place` on,
+    /// `row` apart. Nobody else touches them meanwhile.
+    fn finish<N: Number>(
+        sums: &[f32; 4 * SIDE * SIDE],
+        many: usize,
+        start: &Start,
+        channels: &Range<usize>,
+        output: &Shared<N>,
+        place: usize,
+        row: usize,
+    ) {
+        for (index, sums) in sums.chunks_exact(2 * SIDE).take(many).enumerate() {
+            // SAFETY: the caller's promise.
+            let to = unsafe { output.part(place + index * row, channels.len()) };
+            let pairs = to.iter_mut().zip(sums);
+            match start {
+                Start::Keep => pairs.for_each(|(to, sum)| *to = N::nearest(to.wide() + sum)),
+                Start::Bias(None) => pairs.for_each(|(to, sum)| *to = N::nearest(*sum)),
+                Start::Bias(Some(bias)) => {
+                    let bias = &bias[channels.clone()];
+                    pairs.zip(bias).for_each(|((to, sum), bias)| *to = N::nearest(sum + bias));
+                }
+            }
+        }
+    }
+}
+
 /// Pixels x images x channels as pixels x channels x images in bf16 if `turned`, else pixels x tiles of channels x
 /// images / 2 x channels of a tile, two neighbouring images a word. Zeros up to whole tiles of channels and the depth.
-fn over_images(x: &[f32], batch: usize, channels: usize, turned: bool, pool: &Arc<Pool>) -> Buffer {
+fn over_images(x: &Value, batch: usize, channels: usize, turned: bool, pool: &Arc<Pool>) -> Buffer {
+    match x {
+        Value::Full(x) => over_images_of(x, batch, channels, turned, pool),
+        Value::Half(x) => over_images_of(x, batch, channels, turned, pool),
+    }
+}
+
+fn over_images_of<N: Number>(x: &[N], batch: usize, channels: usize, turned: bool, pool: &Arc<Pool>) -> Buffer {
     let pixels = x.len() / (batch * channels);
     let pairs = Depth::of(batch).whole() / 2;
     let tiles = channels.div_ceil(SIDE);
@@ -236,7 +305,7 @@ fn over_images(x: &[f32], batch: usize, channels: usize, turned: bool, pool: &Ar
         // SAFETY: each task has its own pixel.
         let to = words(unsafe { shared.part(pixel * size, size) });
         let (mut block, mut over) = ([0; SIDE * SIDE], [0; SIDE * SIDE]);
-        let zeros = [0.0; SIDE];
+        let zeros = [N::default(); SIDE];
         for tile in 0..tiles {
             let live = (channels - tile * SIDE).min(SIDE);
             let row = |image: usize| {
@@ -269,8 +338,8 @@ const LONG: usize = 64;
 pub(super) fn gradient(
     geometry: &Geometry,
     batch: usize,
-    x: &[f32],
-    above: &[f32],
+    x: &Value,
+    above: &Value,
     [inputs, outputs]: [usize; 2],
     pool: &Arc<Pool>,
 ) -> Buffer {
@@ -304,8 +373,8 @@ pub(super) fn gradient(
                         let to = row * width + run.to + j * run.to_step;
                         let from = run.row * geometry.input[1] + run.from + j * run.from_step;
                         Term {
-                            left: turned.as_ptr().cast::<u16>().wrapping_add(from * tall * SIDE * depth.whole()),
-                            right: above.as_ptr().cast::<u32>().wrapping_add(to * broad * depth.whole() / 2 * SIDE),
+                            left: turned[from * tall * SIDE * depth.whole() / 2..].as_ptr().cast(),
+                            right: above[to * broad * depth.whole() / 2 * SIDE..].as_ptr().cast(),
                         }
                     }));
                 }
