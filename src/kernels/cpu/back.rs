@@ -178,12 +178,13 @@ impl Back<'_> {
         let needed = kept.needed[step.from];
         let g = N::of_mut(&mut above);
         match (&step.work, extra) {
-            (Work::Norm { norm: index, residual, after }, Extra::Norm { mean, inverse, weight }) => {
+            (Work::Norm { norm: index, residual, after }, Extra::Norm { mean, inverse, weight, bias }) => {
                 let mut below = needed.then(|| core.lend(step.from, batch));
                 let by_batch = mode.batch[*index];
                 let own = {
                     let below = below.as_mut().map(N::of_mut);
-                    norm::backward(x, y, [mean, inverse, weight], by_batch, *after, g, below)
+                    let added = residual.map(|_| y);
+                    norm::backward(x, added, [mean, inverse, weight, bias], by_batch, *after, g, below)
                 };
                 if tracked[0] {
                     let first = program.norms[*index].parameter + 2 * mode.branch;

@@ -55,6 +55,8 @@ impl Pool {
             .idle
             .iter()
             .enumerate()
+            // the last to come back may still be in a cache
+            .rev()
             .filter(|(_, idle)| fits(idle.capacity()))
             .min_by_key(|(_, idle)| idle.capacity())
             .map(|(index, _)| index);

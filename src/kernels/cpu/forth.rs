@@ -16,6 +16,7 @@ pub(super) enum Extra {
         mean: Vec<f32>,
         inverse: Vec<f32>,
         weight: Vec<f32>,
+        bias: Vec<f32>,
     },
     /// For each output of a max-pool the place of its largest input.
     Choice(Vec<u8>),
@@ -178,7 +179,7 @@ impl Forth<'_> {
                 };
                 let inverse = norm::inverse(&seen.variance);
                 norm::forward(x, [&seen.mean, &inverse, weight, bias], residual.map(value), *after, y);
-                Extra::Norm { mean: seen.mean, inverse, weight: weight.to_vec() }
+                Extra::Norm { mean: seen.mean, inverse, weight: weight.to_vec(), bias: bias.to_vec() }
             }
             Work::Activation(activation) => {
                 activation.forward(x, y);

@@ -125,16 +125,22 @@ fn norms<N: Number>(channels: usize, rows: usize, kind: &str) {
     let forward = seconds(|| norm::forward(&x, [&per; 4].map(|v| &v[..]), Some(&g), After::Leaky(0.0), &mut y));
     let backward = seconds(|| {
         let below = Some(&mut below[..]);
-        drop(black_box(norm::backward(&x, &y, [&per; 3].map(|v| &v[..]), true, After::Leaky(0.0), &mut g, below)));
+        drop(black_box(norm::backward(&x, Some(&y), [&per; 4].map(|v| &v[..]), true, After::Leaky(0.0), &mut g, below)));
+    });
+    let plain = seconds(|| {
+        let below = Some(&mut below[..]);
+        drop(black_box(norm::backward(&x, None, [&per; 4].map(|v| &v[..]), true, After::Leaky(0.0), &mut g, below)));
     });
     let bytes = (size_of::<N>() * x.len()) as f64 / 1e9;
     println!(
-        "batch norm {kind} {channels:3}: moments {:5.2} ms {:4.1} GB/s  forward {:5.2} {:4.1}  backward {:5.2} {:4.1}",
+        "batch norm {kind} {channels:3}: moments {:5.2} ms {:4.1} GB/s  forward {:5.2} {:4.1}  backward {:5.2} {:4.1}, without residual {:5.2} {:4.1}",
         moments * 1e3,
         bytes / moments,
         forward * 1e3,
         3.0 * bytes / forward,
         backward * 1e3,
-        7.0 * bytes / backward
+        7.0 * bytes / backward,
+        plain * 1e3,
+        5.0 * bytes / plain
     );
 }

@@ -1,6 +1,8 @@
 //! Batch norm with what follows it, a residual and a leaky or plain ReLU, in one: two passes over memory forward, two
 //! back. Sums go over chunks of fixed size and are combined in a fixed order (Chan, Golub and LeVeque 1983).
 
+use std::ops::Range;
+
 use super::number::Number;
 use super::parallel::{Shared, each};
 use crate::kernels::EPSILON;
@@ -22,8 +24,18 @@ struct Cut {
 }
 
 impl Cut {
-    fn new(channels: usize, total: usize) -> Self {
-        let wide = channels * 64_usize.div_ceil(channels);
+    /// For loops that change nothing but each element: long wide rows.
+    fn long(channels: usize, total: usize) -> Self {
+        Self::new(channels, total, 512)
+    }
+
+    /// For sums, whose bits depend on how long a wide row is: those of f32 are what they were.
+    fn sums<N: Number>(channels: usize, total: usize) -> Self {
+        Self::new(channels, total, if N::FULL { 64 } else { 512 })
+    }
+
+    fn new(channels: usize, total: usize, least: usize) -> Self {
+        let wide = channels * least.div_ceil(channels);
         Self { channels, wide, chunk: wide * CHUNK.div_ceil(wide), total }
     }
 
@@ -31,7 +43,7 @@ impl Cut {
         self.total.div_ceil(self.chunk)
     }
 
-    fn range(&self, chunk: usize) -> std::ops::Range<usize> {
+    fn range(&self, chunk: usize) -> Range<usize> {
         chunk * self.chunk..((chunk + 1) * self.chunk).min(self.total)
     }
 
@@ -78,7 +90,7 @@ wide! {
 
 /// Mean and variance of each channel; `x` is rows x channels.
 pub(super) fn moments<N: Number>(x: &[N], channels: usize) -> Seen {
-    let cut = Cut::new(channels, x.len());
+    let cut = Cut::sums::<N>(channels, x.len());
     let mut partial = vec![0.0_f32; cut.chunks() * 2 * channels];
     let shared = Shared::new(&mut partial);
     each(cut.chunks(), x.len() * 4, |chunk| {
@@ -123,6 +135,14 @@ pub(super) enum After {
     Leaky(f32),
 }
 
+impl After {
+    /// Below 0; nothing has 1.
+    #[inline(always)]
+    fn slope(self) -> f32 {
+        if let After::Leaky(slope) = self { slope } else { 1.0 }
+    }
+}
+
 /// 1 / sqrt(variance + eps).
 pub(super) fn inverse(variance: &[f32]) -> Vec<f32> {
     variance.iter().map(|&v| (1.0 / (f64::from(v) + EPSILON).sqrt()) as f32).collect()
@@ -131,8 +151,7 @@ pub(super) fn inverse(variance: &[f32]) -> Vec<f32> {
 wide! {
     fn line<N: Number>(x: &[N], scale: &[f32], shift: &[f32], residual: Option<&[N]>, after: After, y: &mut [N]) {
         let wide = scale.len();
-        // a slope of 1 is none
-        let slope = if let After::Leaky(slope) = after { slope } else { 1.0 };
+        let slope = after.slope();
         let end = |sum: f32| N::nearest(if sum > 0.0 { sum } else { sum * slope });
         let rows = y.chunks_mut(wide).zip(x.chunks(wide));
         if let Some(residual) = residual {
@@ -151,6 +170,16 @@ wide! {
     }
 }
 
+/// Batch norm as x scale + shift.
+fn line_of([mean, inverse, weight, bias]: [&[f32]; 4]) -> [Vec<f32>; 2] {
+    let scale = weight.iter().zip(inverse).map(|(w, i)| w * i).collect();
+    let shift = (0..mean.len()).map(|c| {
+        let scale = f64::from(weight[c]) * f64::from(inverse[c]);
+        (f64::from(bias[c]) - f64::from(mean[c]) * scale) as f32
+    });
+    [scale, shift.collect()]
+}
+
 /// y = after((x - mean) inverse weight + bias + residual).
 pub(super) fn forward<N: Number>(
     x: &[N],
@@ -160,15 +189,8 @@ pub(super) fn forward<N: Number>(
     y: &mut [N],
 ) {
     let channels = mean.len();
-    let cut = Cut::new(channels, x.len());
-    let scale: Vec<f32> = weight.iter().zip(inverse).map(|(w, i)| w * i).collect();
-    let shift: Vec<f32> = (0..channels)
-        .map(|c| {
-            let scale = f64::from(weight[c]) * f64::from(inverse[c]);
-            (f64::from(bias[c]) - f64::from(mean[c]) * scale) as f32
-        })
-        .collect();
-    let (scale, shift) = (cut.spread(&scale), cut.spread(&shift));
+    let cut = Cut::long(channels, x.len());
+    let [scale, shift] = line_of([mean, inverse, weight, bias]).map(|line| cut.spread(&line));
     let shared = Shared::new(y);
     each(cut.chunks(), x.len() * 4, |chunk| {
         let range = cut.range(chunk);
@@ -178,32 +200,98 @@ pub(super) fn forward<N: Number>(
     });
 }
 
+/// What decides on the gradient before what follows: of a leaky ReLU with that slope, whether its input was above 0.
+#[derive(Clone, Copy)]
+enum Gate<'a, N> {
+    /// The value that came out: with a residual.
+    Value(&'a [N]),
+    /// x scale + shift, over a wide row: one pass over memory less.
+    Line { scale: &'a [f32], shift: &'a [f32] },
+}
+
+fn gate<'a, N>(added: Option<&'a [N]>, part: Range<usize>, scale: &'a [f32], shift: &'a [f32]) -> Gate<'a, N> {
+    added.map_or(Gate::Line { scale, shift }, |y| Gate::Value(&y[part]))
+}
+
 wide! {
-    /// The gradient before what follows, in place, with its sum and its sum times (x - mean).
-    fn sums<N: Number>(x: &[N], y: &[N], mean: &[f32], after: After, gradient: &mut [N], plain: &mut [f32], times: &mut [f32]) {
+    /// The sum of the gradient before what follows, and its sum times (x - mean). Where the gate is a value, that gradient
+    /// is left in `gradient`.
+    fn sums<N: Number>(
+        x: &[N],
+        gate: Gate<'_, N>,
+        slope: f32,
+        mean: &[f32],
+        gradient: &mut [N],
+        plain: &mut [f32],
+        times: &mut [f32],
+    ) {
         let wide = mean.len();
-        for ((g, y), x) in gradient.chunks_mut(wide).zip(y.chunks(wide)).zip(x.chunks(wide)) {
-            if let After::Leaky(slope) = after {
-                for (g, y) in g.iter_mut().zip(y) {
-                    *g = if y.wide() > 0.0 { *g } else { N::nearest(g.wide() * slope) };
+        match gate {
+            Gate::Value(y) => {
+                for ((g, y), x) in gradient.chunks_mut(wide).zip(y.chunks(wide)).zip(x.chunks(wide)) {
+                    for (g, y) in g.iter_mut().zip(y) {
+                        *g = if y.wide() > 0.0 { *g } else { N::nearest(g.wide() * slope) };
+                    }
+                    for ((((g, x), mean), plain), times) in g.iter().zip(x).zip(mean).zip(&mut *plain).zip(&mut *times) {
+                        *plain += g.wide();
+                        *times += g.wide() * (x.wide() - mean);
+                    }
                 }
             }
-            for ((((g, x), mean), plain), times) in g.iter().zip(x).zip(mean).zip(&mut *plain).zip(&mut *times) {
-                *plain += g.wide();
-                *times += g.wide() * (x.wide() - mean);
+            Gate::Line { scale, shift } => {
+                for (g, x) in gradient.chunks(wide).zip(x.chunks(wide)) {
+                    let sums = plain.iter_mut().zip(&mut *times);
+                    let of_channels = scale.iter().zip(shift).zip(mean);
+                    for (((g, x), ((scale, shift), mean)), (plain, times)) in g.iter().zip(x).zip(of_channels).zip(sums) {
+                        let (g, x) = (g.wide(), x.wide());
+                        let g = if x * scale + shift > 0.0 { g } else { g * slope };
+                        *plain += g;
+                        *times += g * (x - mean);
+                    }
+                }
             }
         }
     }
 }
 
+/// Over a wide row: below = g scale - constant - (x - mean) slope.
+#[derive(Clone, Copy)]
+struct Factors<'a> {
+    scale: &'a [f32],
+    constant: &'a [f32],
+    slope: &'a [f32],
+}
+
 wide! {
-    fn apply<N: Number>(g: &[N], x: &[N], mean: &[f32], factors: (&[f32], &[f32], &[f32]), below: &mut [N]) {
+    fn apply<N: Number>(
+        g: &[N],
+        x: &[N],
+        gate: Gate<'_, N>,
+        slope: f32,
+        mean: &[f32],
+        factors: Factors<'_>,
+        below: &mut [N],
+    ) {
         let wide = mean.len();
-        let (scale, constant, slope) = factors;
-        for ((below, g), x) in below.chunks_mut(wide).zip(g.chunks(wide)).zip(x.chunks(wide)) {
-            for (c, ((below, g), x)) in below.iter_mut().zip(g).zip(x).enumerate() {
-                let own = g.wide() * scale[c] - constant[c] - (x.wide() - mean[c]) * slope[c];
-                *below = N::nearest(own);
+        let rows = below.chunks_mut(wide).zip(g.chunks(wide)).zip(x.chunks(wide));
+        let Factors { scale: scales, constant: constants, slope: slopes } = factors;
+        match gate {
+            // it is that before what follows already
+            Gate::Value(_) => {
+                for ((below, g), x) in rows {
+                    for (c, ((below, g), x)) in below.iter_mut().zip(g).zip(x).enumerate() {
+                        *below = N::nearest(g.wide() * scales[c] - constants[c] - (x.wide() - mean[c]) * slopes[c]);
+                    }
+                }
+            }
+            Gate::Line { scale, shift } => {
+                for ((below, g), x) in rows {
+                    for (c, ((below, g), x)) in below.iter_mut().zip(g).zip(x).enumerate() {
+                        let (g, x) = (g.wide(), x.wide());
+                        let g = if x * scale[c] + shift[c] > 0.0 { g } else { g * slope };
+                        *below = N::nearest(g * scales[c] - constants[c] - (x - mean[c]) * slopes[c]);
+                    }
+                }
             }
         }
     }
@@ -215,20 +303,22 @@ pub(super) struct Gradients {
     pub(super) bias: Vec<f32>,
 }
 
-/// `gradient`: of y; becomes that before what follows, which is the residual's too. `below`: of x. With `batch`
-/// statistics, mean and variance depend on x.
+/// `gradient`: of y; where a residual was added, `added` is y, and `gradient` becomes that before what follows, which is the
+/// residual's too. `below`: of x. With `batch` statistics, mean and variance depend on x.
 pub(super) fn backward<N: Number>(
     x: &[N],
-    y: &[N],
-    [mean, inverse, weight]: [&[f32]; 3],
+    added: Option<&[N]>,
+    [mean, inverse, weight, bias]: [&[f32]; 4],
     batch: bool,
     after: After,
     gradient: &mut [N],
     below: Option<&mut [N]>,
 ) -> Gradients {
     let channels = mean.len();
-    let cut = Cut::new(channels, x.len());
-    let wide_mean = cut.spread(mean);
+    let slope = after.slope();
+    let line = line_of([mean, inverse, weight, bias]);
+    let cut = Cut::sums::<N>(channels, x.len());
+    let [wide_mean, scale, shift] = [mean, &line[0], &line[1]].map(|values| cut.spread(values));
     let mut partial = vec![0.0_f32; cut.chunks() * 2 * channels];
     let (shared, shared_gradient) = (Shared::new(&mut partial), Shared::new(gradient));
     each(cut.chunks(), x.len() * 6, |chunk| {
@@ -238,7 +328,7 @@ pub(super) fn backward<N: Number>(
             (shared.part(chunk * 2 * channels, 2 * channels), shared_gradient.part(range.start, range.len()))
         };
         let (mut plain, mut times) = (vec![0.0; cut.wide], vec![0.0; cut.wide]);
-        sums(&x[range.clone()], &y[range], &wide_mean, after, g, &mut plain, &mut times);
+        sums(&x[range.clone()], gate(added, range, &scale, &shift), slope, &wide_mean, g, &mut plain, &mut times);
         let (a, b) = part.split_at_mut(channels);
         cut.fold(&plain, a);
         cut.fold(&times, b);
@@ -250,19 +340,23 @@ pub(super) fn backward<N: Number>(
     let (plain, times) = totals.split_at(channels);
     if let Some(below) = below {
         let count = (x.len() / channels) as f64;
+        let cut = Cut::long(channels, x.len());
+        let [wide_mean, scale, shift] = [mean, &line[0], &line[1]].map(|values| cut.spread(values));
         let of = |f: &dyn Fn(usize) -> f64| cut.spread(&(0..channels).map(|c| f(c) as f32).collect::<Vec<_>>());
-        let scale = |c: usize| f64::from(weight[c]) * f64::from(inverse[c]);
+        let own = |c: usize| f64::from(weight[c]) * f64::from(inverse[c]);
         let through = if batch { 1.0 / count } else { 0.0 };
-        let scales = of(&scale);
-        let constants = of(&|c| through * scale(c) * plain[c]);
-        let slopes = of(&|c| through * scale(c) * times[c] * f64::from(inverse[c]).powi(2));
+        let scales = of(&own);
+        let constants = of(&|c| through * own(c) * plain[c]);
+        let slopes = of(&|c| through * own(c) * times[c] * f64::from(inverse[c]).powi(2));
+        let factors = Factors { scale: &scales, constant: &constants, slope: &slopes };
         let shared = Shared::new(below);
         let gradient = &*gradient;
         each(cut.chunks(), x.len() * 4, |chunk| {
             let range = cut.range(chunk);
             // SAFETY: each task has its own chunk.
             let below = unsafe { shared.part(range.start, range.len()) };
-            apply(&gradient[range.clone()], &x[range], &wide_mean, (&scales, &constants, &slopes), below);
+            let (g, x) = (&gradient[range.clone()], &x[range.clone()]);
+            apply(g, x, gate(added, range, &scale, &shift), slope, &wide_mean, factors, below);
         });
     }
     Gradients {

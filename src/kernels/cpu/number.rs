@@ -115,13 +115,10 @@ pub(super) fn convert_all<A: Number, B: Number>(from: &[A], to: &mut [B]) {
     });
 }
 
-wide! {
-    /// Two neighbours as bf16 in one word, the first in the lower half.
-    pub(super) fn pair<N: Number>(first: &[N], second: &[N], to: &mut [u32]) {
-        for ((first, second), to) in first.iter().zip(second).zip(to) {
-            *to = u32::from(first.half()) | u32::from(second.half()) << 16;
-        }
-    }
+/// Two neighbours as bf16 in one word, the first in the lower half.
+#[inline(always)]
+pub(super) fn pair<N: Number>(first: N, second: N) -> u32 {
+    u32::from(first.half()) | u32::from(second.half()) << 16
 }
 
 /// Some bf16 of a pool's memory.

@@ -105,7 +105,10 @@ pub(super) fn right(weights: Weights, theta: &[f32], pool: &Arc<Pool>) -> Buffer
                     let row = |k: usize| &block[(k * taps + place) * SIDE..][..SIDE];
                     let at = tile * size + (place * pairs + (first + k) / 2) * SIDE;
                     // SAFETY: each task has its own tile of outputs and its inputs.
-                    pair(row(k), row(k + 1), words(unsafe { shared.part(at, SIDE) }));
+                    let to = words(unsafe { shared.part(at, SIDE) });
+                    for ((to, one), two) in to.iter_mut().zip(row(k)).zip(row(k + 1)) {
+                        *to = pair(*one, *two);
+                    }
                 }
             }
         });
@@ -304,31 +307,53 @@ fn over_images_of<N: Number>(x: &[N], batch: usize, channels: usize, turned: boo
         let x = &x[pixel * batch * channels..][..batch * channels];
         // SAFETY: each task has its own pixel.
         let to = words(unsafe { shared.part(pixel * size, size) });
-        let (mut block, mut over) = ([0; SIDE * SIDE], [0; SIDE * SIDE]);
-        let zeros = [N::default(); SIDE];
-        for tile in 0..tiles {
-            let live = (channels - tile * SIDE).min(SIDE);
-            let row = |image: usize| {
-                if image < batch { &x[image * channels + tile * SIDE..][..live] } else { &zeros[..live] }
-            };
-            for first in (0..pairs).step_by(SIDE) {
-                let many = (pairs - first).min(SIDE);
-                for (index, words) in block.chunks_exact_mut(SIDE).take(many).enumerate() {
-                    let image = 2 * (first + index);
-                    pair(row(image), row(image + 1), words);
-                }
-                if turned {
-                    tiles::turn(&block, &mut over);
-                    for (channel, words) in over.chunks_exact(SIDE).enumerate() {
-                        to[(tile * SIDE + channel) * pairs + first..][..many].copy_from_slice(&words[..many]);
+        for (tile, to) in to.chunks_exact_mut(SIDE * pairs).enumerate() {
+            let first = tile * SIDE;
+            if turned {
+                let mut block = [0; SIDE * SIDE];
+                for start in (0..pairs).step_by(SIDE) {
+                    let many = (pairs - start).min(SIDE);
+                    paired(x, channels, first, 2 * start, &mut block[..many * SIDE]);
+                    if many == SIDE {
+                        tiles::turn(&block, &mut to[start..], pairs);
+                    } else {
+                        let mut over = [0; SIDE * SIDE];
+                        tiles::turn(&block, &mut over, SIDE);
+                        for (to, words) in to.chunks_exact_mut(pairs).zip(over.chunks_exact(SIDE)) {
+                            to[start..].copy_from_slice(&words[..many]);
+                        }
                     }
-                } else {
-                    to[(tile * pairs + first) * SIDE..][..many * SIDE].copy_from_slice(&block[..many * SIDE]);
                 }
+            } else {
+                paired(x, channels, first, 0, to);
             }
         }
     });
     to
+}
+
+wide! {
+    /// A tile of channels from `first` on, of images x channels from image `start` on: a row of `to` for each two images.
+    /// Zeros past the last of both.
+    fn paired<N: Number>(x: &[N], channels: usize, first: usize, start: usize, to: &mut [u32]) {
+        let live = (channels - first).min(SIDE);
+        let zeros = [N::default(); SIDE];
+        let rows = x.chunks_exact(channels).skip(start).map(|row| &row[first..first + live]);
+        let mut rows = rows.chain(std::iter::repeat(&zeros[..live]));
+        for to in to.chunks_exact_mut(SIDE) {
+            let (Some(one), Some(two)) = (rows.next(), rows.next()) else { return };
+            if let (Ok(one), Ok(two)) = (<&[N; SIDE]>::try_from(one), <&[N; SIDE]>::try_from(two)) {
+                for lane in 0..SIDE {
+                    to[lane] = pair(one[lane], two[lane]);
+                }
+            } else {
+                to[live..].fill(0);
+                for ((to, one), two) in to.iter_mut().zip(one).zip(two) {
+                    *to = pair(*one, *two);
+                }
+            }
+        }
+    }
 }
 
 /// Steps that one sum in registers takes at least, where the image has them.

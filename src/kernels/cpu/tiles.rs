@@ -248,10 +248,10 @@ pub(super) unsafe fn multiply(_: &Sizes, [rows, columns]: [usize; 2], product: &
     }
 }
 
-/// 16 x 16 words to their transpose.
-pub(super) fn turn(words: &[u32; SIDE * SIDE], to: &mut [u32; SIDE * SIDE]) {
+/// 16 x 16 words to their transpose, whose rows lie `row` apart.
+pub(super) fn turn(words: &[u32; SIDE * SIDE], to: &mut [u32], row: usize) {
     #[target_feature(enable = "avx512f")]
-    fn wide(words: &[u32; SIDE * SIDE], to: &mut [u32; SIDE * SIDE]) {
+    fn wide(words: &[u32; SIDE * SIDE], to: &mut [u32], apart: usize) {
         use std::arch::x86_64::*;
         // SAFETY: rows of 16 within the array.
         let load = |row: usize| unsafe { _mm512_loadu_si512(words[row * SIDE..][..SIDE].as_ptr().cast()) };
@@ -281,15 +281,15 @@ pub(super) fn turn(words: &[u32; SIDE * SIDE], to: &mut [u32; SIDE * SIDE]) {
                 _mm512_shuffle_i32x4::<0xdd>(odd, more_odd),
             ];
             for (lane, column) in columns.into_iter().enumerate() {
-                let row = &mut to[(4 * lane + q) * SIDE..][..SIDE];
-                // SAFETY: a row of 16 within the array.
+                let row = &mut to[(4 * lane + q) * apart..][..SIDE];
+                // SAFETY: a row of 16 within the slice.
                 unsafe { _mm512_storeu_si512(row.as_mut_ptr().cast(), column) };
             }
         }
     }
     assert!(available(), "tiles need wide vectors");
     // SAFETY: `available` found the feature.
-    unsafe { wide(words, to) }
+    unsafe { wide(words, to, row) }
 }
 
 #[cfg(test)]
@@ -302,10 +302,11 @@ mod tests {
             return;
         }
         let words: [u32; 256] = std::array::from_fn(|i| i as u32);
-        let mut to = [0; 256];
-        turn(&words, &mut to);
-        for (i, word) in to.into_iter().enumerate() {
-            assert_eq!(word as usize, i % SIDE * SIDE + i / SIDE);
+        let mut to = [0; 20 * SIDE];
+        turn(&words, &mut to, 20);
+        for (row, line) in to.chunks_exact(20).enumerate() {
+            let column: Vec<u32> = (0..SIDE).map(|i| words[i * SIDE + row]).collect();
+            assert_eq!(&line[..SIDE], &column);
         }
     }
 }
