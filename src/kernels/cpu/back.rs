@@ -2,8 +2,8 @@
 
 use super::Core;
 use super::buffer::Buffer;
-use super::forth::{Extra, Kept};
 use super::conv::Conv;
+use super::forth::{Extra, Kept};
 use super::norm;
 use super::number::{Half, Number, Value};
 use super::plan::{Step, Work};

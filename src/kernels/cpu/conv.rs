@@ -7,14 +7,18 @@ use std::ops::{Deref, Range};
 use std::sync::Arc;
 
 use super::buffer::{Buffer, Pool};
+use super::norm::After;
 use super::number::{Half, Halves, Value, convert_all};
 use super::outer::outer;
 use super::parallel::{Shared, each};
 use super::simd::{Level, ROWS, Strided};
-#[cfg(target_arch = "x86_64")]
-use super::{tiled, tiles};
 use super::weights::{Packed, Panel, View, Weights, pack, panels, strips, unpack};
 use super::winograd::Tiling;
+#[cfg(target_arch = "x86_64")]
+use super::{
+    tiled::{self, End},
+    tiles,
+};
 use crate::kernels::{Products, Window};
 
 /// Rows of outputs that one task makes, about.
@@ -200,7 +204,7 @@ impl Conv {
     ) {
         #[cfg(target_arch = "x86_64")]
         if self.half == Bf16::Tiled {
-            return tiled::product(&self.geometry, batch, x, weights, &Start::Bias(bias), pool, output);
+            return tiled::product(&self.geometry, batch, x, weights, &End::Bias(bias), pool, output);
         }
         let x = &self.factor(x, pool);
         full(output, false, pool, |output| {
@@ -210,6 +214,31 @@ impl Conv {
                 product(self.level, &self.geometry, batch, x, weights, &Start::Bias(bias), output);
             }
         });
+    }
+
+    /// Whether `folded` is there.
+    pub(super) fn folds(&self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        let folds = self.half == Bf16::Tiled;
+        #[cfg(not(target_arch = "x86_64"))]
+        let folds = false;
+        folds
+    }
+
+    /// `forward` of a convolution without bias, with the batch norm that follows it; only where it `folds`.
+    pub(super) fn folded(
+        &self,
+        batch: usize,
+        x: &Value,
+        weights: &Packed,
+        fold: Fold,
+        pool: &Arc<Pool>,
+        output: &mut Value,
+    ) {
+        #[cfg(target_arch = "x86_64")]
+        tiled::product(&self.geometry, batch, x, weights, &End::Fold(fold), pool, output);
+        #[cfg(not(target_arch = "x86_64"))]
+        let _nothing_folds = (batch, x, weights, fold, pool, output);
     }
 
     /// `gradient` (of the input) = or += that of the output * weights transposed.
@@ -222,11 +251,12 @@ impl Conv {
         pool: &Arc<Pool>,
         gradient: &mut Value,
     ) {
-        let start = if add { Start::Keep } else { Start::Bias(None) };
         #[cfg(target_arch = "x86_64")]
         if self.half == Bf16::Tiled {
-            return tiled::product(&self.geometry.back(), batch, above, weights, &start, pool, gradient);
+            let end = if add { End::Add } else { End::Bias(None) };
+            return tiled::product(&self.geometry.back(), batch, above, weights, &end, pool, gradient);
         }
+        let start = if add { Start::Keep } else { Start::Bias(None) };
         let above = self.factor(above, pool);
         full(gradient, add, pool, |gradient| {
             product(self.level, &self.geometry.back(), batch, &above, weights, &start, gradient);
@@ -333,6 +363,16 @@ fn widened(x: &[Half], pool: &Arc<Pool>) -> Buffer {
     let mut wide = pool.lend(x.len());
     convert_all::<Half, f32>(x, &mut wide);
     wide
+}
+
+/// Batch norm by running statistics, which ends a convolution: of a sum s it makes after(s scale + shift + residual).
+#[derive(Clone, Copy)]
+pub(super) struct Fold<'a> {
+    pub(super) scale: &'a [f32],
+    pub(super) shift: &'a [f32],
+    /// Of the output's kind.
+    pub(super) residual: Option<&'a Value>,
+    pub(super) after: After,
 }
 
 /// What an output holds before products are added.

@@ -1,6 +1,7 @@
 //! Forward through all steps.
 
 use super::buffer::Buffer;
+use super::conv::Fold;
 use super::norm::{self, Seen};
 use super::number::{Number, Value};
 use super::plan::{Step, Work};
@@ -60,10 +61,19 @@ impl Forth<'_> {
         }
         values[0] = Some(input);
         let stays = |value: usize| value == program.features || value == program.logits || mode.taps.contains(&value);
+        let mut folded = None;
         for (index, step) in core.steps.iter().enumerate() {
-            let mut y = core.lend(step.to, batch);
-            extras.push(self.step(index, theta, &values, &mut y, &mut report));
-            values[step.to] = Some(y);
+            if !track
+                && !stays(step.to)
+                && let Some((to, y)) = self.fold(index, theta, &values)
+            {
+                values[to] = Some(y);
+                folded = Some(to);
+            } else if folded != Some(step.to) {
+                let mut y = core.lend(step.to, batch);
+                extras.push(self.step(index, theta, &values, &mut y, &mut report));
+                values[step.to] = Some(y);
+            }
             if !track {
                 for value in step.reads().filter(|&value| core.last[value] == index && !stays(value)) {
                     values[value] = None;
@@ -81,6 +91,30 @@ impl Forth<'_> {
         }
         let kept = track.then_some(Kept { values, extras, needed });
         (result, report, kept)
+    }
+
+    /// A convolution and the batch norm by running statistics that alone reads it, in one, where both can be.
+    fn fold(&self, index: usize, theta: &[f32], values: &[Option<Value>]) -> Option<(usize, Value)> {
+        let Self { core, mode, stats, batch, sink, keep } = *self;
+        let (step, next, program) = (&core.steps[index], core.steps.get(index + 1)?, &core.program);
+        let (Work::Conv { conv, weight, bias: false }, Work::Norm { norm, residual, after }) = (&step.work, &next.work)
+        else {
+            return None;
+        };
+        if next.from != step.to || core.last[step.to] != index + 1 || !conv.folds() || mode.batch[*norm] {
+            return None;
+        }
+        let parameter = |index: usize| &theta[program.parameters[index].range.clone()];
+        let first = program.norms[*norm].parameter + 2 * mode.branch;
+        let running = &stats[norm * program.branches + mode.branch];
+        let (mean, variance) = running.split_at(running.len() / 2);
+        let [scale, shift] = norm::line_of([mean, &norm::inverse(variance), parameter(first), parameter(first + 1)]);
+        let residual = residual.and_then(|value| values[value].as_ref());
+        let fold = Fold { scale: &scale, shift: &shift, residual, after: *after };
+        let packed = sink.packed(index, keep, || conv.pack(parameter(*weight), &core.pool));
+        let (x, mut y) = (values[step.from].as_ref()?, core.lend(next.to, batch));
+        conv.folded(batch, x, &packed, fold, &core.pool, &mut y);
+        Some((next.to, y))
     }
 
     /// Which values have a gradient: those that depend on something tracked.

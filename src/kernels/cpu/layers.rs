@@ -125,7 +125,15 @@ fn norms<N: Number>(channels: usize, rows: usize, kind: &str) {
     let forward = seconds(|| norm::forward(&x, [&per; 4].map(|v| &v[..]), Some(&g), After::Leaky(0.0), &mut y));
     let backward = seconds(|| {
         let below = Some(&mut below[..]);
-        drop(black_box(norm::backward(&x, Some(&y), [&per; 4].map(|v| &v[..]), true, After::Leaky(0.0), &mut g, below)));
+        drop(black_box(norm::backward(
+            &x,
+            Some(&y),
+            [&per; 4].map(|v| &v[..]),
+            true,
+            After::Leaky(0.0),
+            &mut g,
+            below,
+        )));
     });
     let plain = seconds(|| {
         let below = Some(&mut below[..]);

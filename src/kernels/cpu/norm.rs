@@ -138,7 +138,7 @@ pub(super) enum After {
 impl After {
     /// Below 0; nothing has 1.
     #[inline(always)]
-    fn slope(self) -> f32 {
+    pub(super) fn slope(self) -> f32 {
         if let After::Leaky(slope) = self { slope } else { 1.0 }
     }
 }
@@ -171,7 +171,7 @@ wide! {
 }
 
 /// Batch norm as x scale + shift.
-fn line_of([mean, inverse, weight, bias]: [&[f32]; 4]) -> [Vec<f32>; 2] {
+pub(super) fn line_of([mean, inverse, weight, bias]: [&[f32]; 4]) -> [Vec<f32>; 2] {
     let scale = weight.iter().zip(inverse).map(|(w, i)| w * i).collect();
     let shift = (0..mean.len()).map(|c| {
         let scale = f64::from(weight[c]) * f64::from(inverse[c]);

@@ -158,6 +158,8 @@ pub(super) fn half(program: &Program, steps: &[Step]) -> Vec<bool> {
         };
     }
     // whatever adds two of different kinds is no network of ours: all f32, then
-    let mixed = |step: &Step| !matches!(step.work, Work::Conv { .. }) && step.reads().any(|value| half[value] != half[step.from]);
+    let mixed = |step: &Step| {
+        !matches!(step.work, Work::Conv { .. }) && step.reads().any(|value| half[value] != half[step.from])
+    };
     if steps.iter().any(mixed) { vec![false; half.len()] } else { half }
 }

@@ -172,8 +172,9 @@ fn every_way_of_convolving_is_the_plain_sum() {
         let bias = normal(outputs, 4, 1.0);
         let truth = convolved(&geometry, batch, [inputs, outputs], [&theta, &x, &above, &bias]);
         let mut before: Option<[Vec<f32>; 3]> = None;
-        for (products, level) in
-            [Products::Direct, Products::Winograd].into_iter().flat_map(|way| simd::Level::all().into_iter().map(move |l| (way, l)))
+        for (products, level) in [Products::Direct, Products::Winograd]
+            .into_iter()
+            .flat_map(|way| simd::Level::all().into_iter().map(move |l| (way, l)))
         {
             let conv = Conv::new(level, geometry, weights, products);
             let direct = products == Products::Direct;
@@ -307,7 +308,11 @@ fn all_levels_give_the_same_bits() {
 fn winograd() -> (Conv, Vec<f32>, Vec<f32>) {
     let geometry = Geometry { output: [9, 8], input: [9, 8], window: Window::new(3, 1, 1), transposed: false };
     let weights = Weights { inputs: 20, outputs: 20, input_step: 9, output_step: 180, taps: 9 };
-    (Conv::new(simd::Level::best(), geometry, weights, Products::Winograd), normal(3600, 1, 0.1), normal(72 * 20 * 3, 2, 1.0))
+    (
+        Conv::new(simd::Level::best(), geometry, weights, Products::Winograd),
+        normal(3600, 1, 0.1),
+        normal(72 * 20 * 3, 2, 1.0),
+    )
 }
 
 /// The bits of every kernel: other bits need a raised `kernels::VERSION`. Without the curves, whose last bit is the C

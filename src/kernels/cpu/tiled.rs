@@ -8,7 +8,7 @@ use std::ops::{Deref, Range};
 use std::sync::Arc;
 
 use super::buffer::{Buffer, Pool, scratch};
-use super::conv::{Geometry, Start, TASKS};
+use super::conv::{Fold, Geometry, TASKS};
 use super::number::{Half, Halves, Number, Value, convert, pair, words};
 use super::outer::total;
 use super::parallel::{Shared, each};
@@ -128,19 +128,28 @@ fn seen(geometry: &Geometry, pixel: usize) -> impl Iterator<Item = (usize, usize
 /// Weights of this many bytes stay in a second-level cache beside what they meet.
 const NEAR: usize = 1 << 19;
 
-/// output = start + sum over places of seen inputs x weights. `weights` hold those of `right`.
+/// What becomes of a sum.
+pub(super) enum End<'a> {
+    /// It is written, with a bias or without.
+    Bias(Option<&'a [f32]>),
+    /// It is added to what is there.
+    Add,
+    Fold(Fold<'a>),
+}
+
+/// output = end of the sum over places of seen inputs x weights. `weights` hold those of `right`.
 pub(super) fn product(
     geometry: &Geometry,
     batch: usize,
     x: &Value,
     weights: &Packed,
-    start: &Start,
+    end: &End,
     pool: &Arc<Pool>,
     output: &mut Value,
 ) {
     match output {
-        Value::Full(output) => product_of(geometry, batch, x, weights, start, pool, output),
-        Value::Half(output) => product_of(geometry, batch, x, weights, start, pool, output),
+        Value::Full(output) => product_of(geometry, batch, x, weights, end, pool, output),
+        Value::Half(output) => product_of(geometry, batch, x, weights, end, pool, output),
     }
 }
 
@@ -149,7 +158,7 @@ fn product_of<N: Number>(
     batch: usize,
     x: &Value,
     weights: &Packed,
-    start: &Start,
+    end: &End,
     pool: &Arc<Pool>,
     output: &mut [N],
 ) {
@@ -186,7 +195,7 @@ fn product_of<N: Number>(
             }));
             ends.push(terms.len());
         }
-        let job = Forward { batch, outputs, size, depth, start, output: &shared };
+        let job = Forward { batch, outputs, size, depth, end, output: &shared };
         let full = batch / (2 * SIDE) * 2 * SIDE;
         job.run(0..full, first, &columns, &terms, &ends);
         job.run(full..batch, first, &columns, &terms, &ends);
@@ -200,14 +209,14 @@ struct Forward<'a, N> {
     /// Words of the weights of a tile of outputs.
     size: usize,
     depth: Depth,
-    start: &'a Start<'a>,
+    end: &'a End<'a>,
     output: &'a Shared<N>,
 }
 
 impl<N: Number> Forward<'_, N> {
     /// Some images, in blocks of one size, from pixel `first` on; `ends`: of each pixel's terms.
     fn run(&self, images: Range<usize>, first: usize, columns: &Range<usize>, terms: &[Term], ends: &[usize]) {
-        let Self { batch, outputs, size, depth, start, output } = *self;
+        let Self { batch, outputs, size, depth, end, output } = *self;
         if images.is_empty() {
             return;
         }
@@ -220,13 +229,14 @@ impl<N: Number> Forward<'_, N> {
             let wide = (columns.end - column).min(2);
             let channels = column * SIDE..((column + wide) * SIDE).min(outputs);
             // sums that lie as they come
-            let whole = N::FULL && channels.len() == wide * SIDE && !matches!(start, Start::Bias(Some(_)));
+            let plain = matches!(end, End::Bias(None) | End::Add);
+            let whole = N::FULL && channels.len() == wide * SIDE && plain;
             let mut from = 0;
-            for (pixel, &end) in (first..).zip(ends) {
+            for (pixel, &last) in (first..).zip(ends) {
                 for image in images.clone().step_by(2 * SIDE) {
                     let place = (pixel * batch + image) * outputs + channels.start;
                     let (sum, row, keep) = if whole {
-                        (output.at(place).cast(), outputs, matches!(start, Start::Keep))
+                        (output.at(place).cast(), outputs, matches!(end, End::Add))
                     } else {
                         (spill.as_mut_ptr(), 2 * SIDE, false)
                     };
@@ -247,25 +257,25 @@ impl<N: Number> Forward<'_, N> {
                     // SAFETY: the rows are `many` images of a pixel of the input, each of `steps` x `deep` numbers; the
                     // weights are tiles of `size` words below `columns.end`; the sums are this task's own pixels and
                     // channels, or `spill`, which holds four tiles.
-                    unsafe { tiles::multiply(&sizes, [tall, wide], &product, &terms[from..end]) };
+                    unsafe { tiles::multiply(&sizes, [tall, wide], &product, &terms[from..last]) };
                     if !whole {
                         // this task's own pixels and channels
-                        finish(&spill, many, start, &channels, output, place, outputs);
+                        finish(&spill, many, end, &channels, output, place, outputs);
                     }
                 }
-                from = end;
+                from = last;
             }
         }
     }
 }
 
 wide! {
-    /// Writes sums that lie in rows of two tiles, with what they start from, to `many` rows of some channels: from `place` on,
+    /// Writes what becomes of sums that lie in rows of two tiles to `many` rows of some channels: from `place` on,
     /// `row` apart. Nobody else touches them meanwhile.
     fn finish<N: Number>(
         sums: &[f32; 4 * SIDE * SIDE],
         many: usize,
-        start: &Start,
+        end: &End,
         channels: &Range<usize>,
         output: &Shared<N>,
         place: usize,
@@ -275,12 +285,24 @@ wide! {
             // SAFETY: the caller's promise.
             let to = unsafe { output.part(place + index * row, channels.len()) };
             let pairs = to.iter_mut().zip(sums);
-            match start {
-                Start::Keep => pairs.for_each(|(to, sum)| *to = N::nearest(to.wide() + sum)),
-                Start::Bias(None) => pairs.for_each(|(to, sum)| *to = N::nearest(*sum)),
-                Start::Bias(Some(bias)) => {
-                    let bias = &bias[channels.clone()];
-                    pairs.zip(bias).for_each(|((to, sum), bias)| *to = N::nearest(sum + bias));
+            match end {
+                End::Bias(None) => pairs.for_each(|(to, sum)| *to = N::nearest(*sum)),
+                End::Bias(Some(bias)) => {
+                    pairs.zip(&bias[channels.clone()]).for_each(|((to, sum), bias)| *to = N::nearest(sum + bias));
+                }
+                End::Add => pairs.for_each(|(to, sum)| *to = N::nearest(to.wide() + sum)),
+                End::Fold(Fold { scale, shift, residual, after }) => {
+                    let slope = after.slope();
+                    let last = |sum: f32| N::nearest(if sum > 0.0 { sum } else { sum * slope });
+                    let pairs = pairs.zip(&scale[channels.clone()]).zip(&shift[channels.clone()]);
+                    if residual.is_some() {
+                        let residual = &N::of(*residual)[place + index * row..];
+                        for ((((to, sum), scale), shift), residual) in pairs.zip(residual) {
+                            *to = last(sum * scale + shift + residual.wide());
+                        }
+                    } else {
+                        pairs.for_each(|(((to, sum), scale), shift)| *to = last(sum * scale + shift));
+                    }
                 }
             }
         }

@@ -97,7 +97,13 @@ pub(super) struct View<'a> {
 const BLOCK: usize = 16;
 
 /// The weights of a block of channels by place: `block[(k taps + place) BLOCK + n]` for input k and output n of it.
-pub(super) fn gather(weights: Weights, theta: &[f32], inputs: &Range<usize>, outputs: &Range<usize>, block: &mut [f32]) {
+pub(super) fn gather(
+    weights: Weights,
+    theta: &[f32],
+    inputs: &Range<usize>,
+    outputs: &Range<usize>,
+    block: &mut [f32],
+) {
     let Weights { input_step, output_step, taps, .. } = weights;
     if input_step == taps {
         // the windows of an output's inputs follow each other
