@@ -15,10 +15,7 @@ use super::simd::{Level, ROWS, Strided};
 use super::weights::{Packed, Panel, View, Weights, pack, panels, strips, unpack};
 use super::winograd::Tiling;
 #[cfg(target_arch = "x86_64")]
-use super::{
-    tiled::{self, End},
-    tiles,
-};
+use super::{finish::End, tiled, tiles};
 use crate::kernels::{Products, Window};
 
 /// Rows of outputs that one task makes, about.

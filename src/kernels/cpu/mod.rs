@@ -4,6 +4,8 @@
 mod back;
 mod buffer;
 mod conv;
+#[cfg(target_arch = "x86_64")]
+mod finish;
 mod forth;
 mod norm;
 mod number;

@@ -8,7 +8,8 @@ use std::ops::{Deref, Range};
 use std::sync::Arc;
 
 use super::buffer::{Buffer, Pool, scratch};
-use super::conv::{Fold, Geometry, TASKS};
+use super::conv::{Geometry, TASKS};
+use super::finish::{End, Rows, finish};
 use super::number::{Half, Halves, Number, Value, convert, pair, words};
 use super::outer::total;
 use super::parallel::{Shared, each};
@@ -127,15 +128,6 @@ fn seen(geometry: &Geometry, pixel: usize) -> impl Iterator<Item = (usize, usize
 
 /// Weights of this many bytes stay in a second-level cache beside what they meet.
 const NEAR: usize = 1 << 19;
-
-/// What becomes of a sum.
-pub(super) enum End<'a> {
-    /// It is written, with a bias or without.
-    Bias(Option<&'a [f32]>),
-    /// It is added to what is there.
-    Add,
-    Fold(Fold<'a>),
-}
 
 /// output = end of the sum over places of seen inputs x weights. `weights` hold those of `right`.
 pub(super) fn product(
@@ -260,50 +252,10 @@ impl<N: Number> Forward<'_, N> {
                     unsafe { tiles::multiply(&sizes, [tall, wide], &product, &terms[from..last]) };
                     if !whole {
                         // this task's own pixels and channels
-                        finish(&spill, many, end, &channels, output, place, outputs);
+                        finish(&spill, end, &channels, output, Rows { many, place, apart: outputs });
                     }
                 }
                 from = last;
-            }
-        }
-    }
-}
-
-wide! {
-    /// Writes what becomes of sums that lie in rows of two tiles to `many` rows of some channels: from `place` on,
-    /// `row` apart. Nobody else touches them meanwhile.
-    fn finish<N: Number>(
-        sums: &[f32; 4 * SIDE * SIDE],
-        many: usize,
-        end: &End,
-        channels: &Range<usize>,
-        output: &Shared<N>,
-        place: usize,
-        row: usize,
-    ) {
-        for (index, sums) in sums.chunks_exact(2 * SIDE).take(many).enumerate() {
-            // SAFETY: the caller's promise.
-            let to = unsafe { output.part(place + index * row, channels.len()) };
-            let pairs = to.iter_mut().zip(sums);
-            match end {
-                End::Bias(None) => pairs.for_each(|(to, sum)| *to = N::nearest(*sum)),
-                End::Bias(Some(bias)) => {
-                    pairs.zip(&bias[channels.clone()]).for_each(|((to, sum), bias)| *to = N::nearest(sum + bias));
-                }
-                End::Add => pairs.for_each(|(to, sum)| *to = N::nearest(to.wide() + sum)),
-                End::Fold(Fold { scale, shift, residual, after }) => {
-                    let slope = after.slope();
-                    let last = |sum: f32| N::nearest(if sum > 0.0 { sum } else { sum * slope });
-                    let pairs = pairs.zip(&scale[channels.clone()]).zip(&shift[channels.clone()]);
-                    if residual.is_some() {
-                        let residual = &N::of(*residual)[place + index * row..];
-                        for ((((to, sum), scale), shift), residual) in pairs.zip(residual) {
-                            *to = last(sum * scale + shift + residual.wide());
-                        }
-                    } else {
-                        pairs.for_each(|(((to, sum), scale), shift)| *to = last(sum * scale + shift));
-                    }
-                }
             }
         }
     }

@@ -20,7 +20,10 @@ pub(super) fn available() -> bool {
     *FOUND.get_or_init(|| {
         const BF16: u32 = 1 << 22;
         const TILE: u32 = 1 << 24;
-        is_x86_feature_detected!("avx512f") && __cpuid_count(7, 0).edx & (BF16 | TILE) == BF16 | TILE && permitted()
+        let tiles = __cpuid_count(7, 0).edx & (BF16 | TILE) == BF16 | TILE;
+        // what the loops around them need
+        let vectors = is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw");
+        tiles && vectors && is_x86_feature_detected!("avx512bf16") && permitted()
     })
 }
 
