@@ -311,20 +311,22 @@ wide! {
     /// Zeros past the last of both.
     fn paired<N: Number>(x: &[N], channels: usize, first: usize, start: usize, to: &mut [u32]) {
         let live = (channels - first).min(SIDE);
-        let zeros = [N::default(); SIDE];
-        let rows = x.chunks_exact(channels).skip(start).map(|row| &row[first..first + live]);
-        let mut rows = rows.chain(std::iter::repeat(&zeros[..live]));
-        for to in to.chunks_exact_mut(SIDE) {
-            let (Some(one), Some(two)) = (rows.next(), rows.next()) else { return };
-            if let (Ok(one), Ok(two)) = (<&[N; SIDE]>::try_from(one), <&[N; SIDE]>::try_from(two)) {
+        let images = x.len() / channels - start.min(x.len() / channels);
+        for (index, to) in to.chunks_exact_mut(SIDE).enumerate() {
+            let place = |image: usize| (start + image) * channels + first;
+            let (one, two) = (2 * index, 2 * index + 1);
+            if live == SIDE && two < images {
+                let (one, two) = (&x[place(one)..][..SIDE], &x[place(two)..][..SIDE]);
                 for lane in 0..SIDE {
                     to[lane] = pair(one[lane], two[lane]);
                 }
-            } else {
-                to[live..].fill(0);
-                for ((to, one), two) in to.iter_mut().zip(one).zip(two) {
-                    *to = pair(*one, *two);
-                }
+                continue;
+            }
+            for (lane, to) in to.iter_mut().enumerate() {
+                let of = |image: usize| {
+                    if image < images && lane < live { x[place(image) + lane] } else { N::default() }
+                };
+                *to = pair(of(one), of(two));
             }
         }
     }
