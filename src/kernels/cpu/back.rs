@@ -2,7 +2,6 @@
 
 use super::Core;
 use super::buffer::Buffer;
-use super::conv::Conv;
 use super::forth::{Extra, Kept};
 use super::norm;
 use super::number::{Half, Number, Value};
@@ -103,9 +102,7 @@ impl Back<'_> {
         let channels = core.program.shapes[step.from][0];
         let sizes = [core.pixels(step.from), batch, channels];
         match (&step.work, &kept.values[step.from], above) {
-            (Work::Conv { conv, weight, bias }, Some(x), above) => {
-                self.conv(step.from, conv, *weight, bias.then_some(weight + 1), [x, &above], gradients, of_theta);
-            }
+            (Work::Conv { .. }, Some(x), above) => self.conv(step, x, &above, gradients, of_theta),
             (Work::GlobalPool, _, Value::Full(above)) => {
                 let mut below = core.lend(step.from, batch);
                 match &mut below {
@@ -127,36 +124,28 @@ impl Back<'_> {
         }
     }
 
-    fn conv(
-        &self,
-        from: usize,
-        conv: &Conv,
-        weight: usize,
-        bias: Option<usize>,
-        [x, above]: [&Value; 2],
-        gradients: &mut Gradients,
-        of_theta: &mut OfTheta,
-    ) {
+    fn conv(&self, step: &Step, x: &Value, above: &Value, gradients: &mut Gradients, of_theta: &mut OfTheta) {
+        let Work::Conv { conv, weight, bias } = &step.work else { return };
         let Self { core, batch, kept, theta, tracked, .. } = *self;
         let program = &core.program;
         if tracked[0] {
-            conv.gradient(batch, x, above, &core.pool, of_theta.part(program, weight));
-            if let Some(bias) = bias {
+            conv.gradient(batch, x, above, &core.pool, of_theta.part(program, *weight));
+            if *bias {
                 let sums = match above {
                     Value::Full(above) => sums(above, conv.weights.outputs),
                     Value::Half(above) => sums(above, conv.weights.outputs),
                 };
-                of_theta.part(program, bias).copy_from_slice(&sums);
+                of_theta.part(program, weight + 1).copy_from_slice(&sums);
             }
         }
-        if kept.needed[from] {
-            let weights = conv.pack_back(&theta[program.parameters[weight].range.clone()], &core.pool);
-            if let Some(sum) = &mut gradients.0[from] {
+        if kept.needed[step.from] {
+            let weights = conv.pack_back(&theta[program.parameters[*weight].range.clone()], &core.pool);
+            if let Some(sum) = &mut gradients.0[step.from] {
                 conv.backward(batch, above, &weights, true, &core.pool, sum);
             } else {
-                let mut below = core.lend(from, batch);
+                let mut below = core.lend(step.from, batch);
                 conv.backward(batch, above, &weights, false, &core.pool, &mut below);
-                gradients.give(from, below);
+                gradients.give(step.from, below);
             }
         }
     }

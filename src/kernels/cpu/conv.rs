@@ -344,7 +344,7 @@ fn full(value: &mut Value, reads: bool, pool: &Arc<Pool>, act: impl FnOnce(&mut 
         Value::Half(value) => {
             let mut wide = if reads { widened(value, pool) } else { pool.lend(value.len()) };
             act(&mut wide);
-            convert_all(&*wide, value);
+            convert_all::<f32, Half>(&wide, value);
         }
     }
 }

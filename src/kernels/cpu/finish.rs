@@ -1,7 +1,11 @@
 //! The last pass of a bf16 convolution, over sums that just left the tile registers and lie in a first-level cache: bias,
 //! what is there already, or batch norm with residual and ReLU.
 
-use std::arch::x86_64::*;
+use std::arch::x86_64::{
+    __m256i, __m512, __m512i, _CMP_NGT_UQ, _mm256_loadu_si256, _mm256_storeu_si256, _mm512_add_ps, _mm512_castsi512_ps,
+    _mm512_cmp_ps_mask, _mm512_cvtepu16_epi32, _mm512_cvtne2ps_pbh, _mm512_cvtneps_pbh, _mm512_loadu_ps,
+    _mm512_mask_mul_ps, _mm512_mul_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_slli_epi32, _mm512_storeu_si512,
+};
 use std::ops::Range;
 
 use super::conv::Fold;
@@ -68,13 +72,7 @@ pub(super) fn finish<N: Number>(
             };
             // SAFETY: `available` found the features; a `Number` that is not f32 is a bf16; `to` and what is added have
             // one or two vectors, as `wide` says.
-            unsafe {
-                if wide == WIDE {
-                    two(sums, &line, added, to)
-                } else {
-                    one(sums, &line, added, to)
-                };
-            }
+            unsafe { if wide == WIDE { two(sums, &line, added, to) } else { one(sums, &line, added, to) } }
         }
         return;
     }

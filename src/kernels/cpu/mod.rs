@@ -19,6 +19,7 @@ mod tiled;
 #[cfg(target_arch = "x86_64")]
 mod tiles;
 mod transform;
+mod turn;
 mod weights;
 mod winograd;
 

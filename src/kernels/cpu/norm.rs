@@ -137,7 +137,6 @@ pub(super) enum After {
 
 impl After {
     /// Below 0; nothing has 1.
-    #[inline(always)]
     pub(super) fn slope(self) -> f32 {
         if let After::Leaky(slope) = self { slope } else { 1.0 }
     }

@@ -1,5 +1,7 @@
 //! What values are stored in: f32, or bf16, which is its upper half.
 
+#![expect(clippy::inline_always, reason = "parts of loops that are compiled for several vector widths")]
+
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 

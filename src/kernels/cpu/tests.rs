@@ -291,6 +291,84 @@ fn same_bits_in_any_batch(products: Products) {
 }
 
 #[test]
+fn a_network_in_bf16_is_like_the_reference_in_f64() {
+    let program = Arc::new(Program { products: Products::Bf16, ..program() });
+    // lengths of the differences over those of the results: a value at the edge of ReLU or max-pool goes either way
+    let limits = [0.006, 0.005, 0.005, 0.002, 0.12, 0.012];
+    let slow = run(reference(&program).as_ref(), &program, 7, DType::F64);
+    for level in simd::Level::all() {
+        let fast = run(&Cpu::at(program.clone(), level), &program, 7, DType::F32);
+        for (index, (fast, slow)) in fast.iter().zip(&slow).enumerate() {
+            let (fast, slow) = (numbers(fast), numbers(slow));
+            let length = |x: &mut dyn Iterator<Item = f64>| x.map(|x| x * x).sum::<f64>().sqrt();
+            let off = length(&mut fast.iter().zip(&slow).map(|(f, s)| f - s)) / length(&mut slow.iter().copied());
+            assert!(off <= limits[index], "{level:?}, result {index}: {off}");
+        }
+    }
+}
+
+/// Two convolutions with batch norm, the second with a residual, and a linear layer.
+fn residual() -> Program {
+    let mut b = Builder::new([16, 8, 8], 1);
+    let conv = Op::Conv { out: 16, window: Window::new(3, 1, 1), bias: false };
+    let mut x = b.layer("a", conv, 0).unwrap();
+    x = b.layer("b", Op::BatchNorm, x).unwrap();
+    x = b.layer("", Op::LeakyRelu(0.1), x).unwrap();
+    x = b.layer("c", conv, x).unwrap();
+    x = b.layer("d", Op::BatchNorm, x).unwrap();
+    x = b.layer("", Op::Add(0), x).unwrap();
+    x = b.layer("", Op::Relu, x).unwrap();
+    x = b.layer("", Op::GlobalPool, x).unwrap();
+    b.layer("e", Op::Linear { out: 5, bias: true }, x).unwrap();
+    Program { products: Products::Bf16, ..b.finish(x) }
+}
+
+/// Logits by running statistics, with the gradient of theta if it is wanted.
+fn answer(network: &dyn Network, program: &Program, dtype: DType, tracked: bool) -> Vec<f64> {
+    let device = &Device::Cpu;
+    let theta =
+        Tensor::from_vec(normal(program.len(), 1, 0.1), program.len(), device).unwrap().to_dtype(dtype).unwrap();
+    let theta: Vec<Tensor> = network.pieces().into_iter().map(|p| theta.narrow(0, p.start, p.len()).unwrap()).collect();
+    let theta: Vec<Tensor> = theta
+        .into_iter()
+        .map(|piece| if tracked { Var::from_tensor(&piece).unwrap().into_inner() } else { piece })
+        .collect();
+    let x = Tensor::from_vec(normal(37 * 1024, 2, 1.0), (37, 16, 8, 8), device).unwrap().to_dtype(dtype).unwrap();
+    let stats =
+        Tensor::from_vec(normal(64, 3, 0.3), (2, 2, 16), device).unwrap().abs().unwrap().to_dtype(dtype).unwrap();
+    let stats: Vec<Tensor> = (0..2).map(|norm| (stats.get(norm).unwrap() + 0.5).unwrap()).collect();
+    let mode = Mode { batch: vec![false, false], branch: 0, rng: None, taps: Vec::new() };
+    numbers(&network.forward(&theta, &stats, &x, &mode, &Arc::default()).unwrap().logits)
+}
+
+#[test]
+fn folded_batch_norms_answer_like_others() {
+    let program = Arc::new(residual());
+    let truth = answer(reference(&program).as_ref(), &program, DType::F64, false);
+    let largest = truth.iter().fold(0.0_f64, |a, b| a.max(b.abs()));
+    for level in simd::Level::all() {
+        let network = Cpu::at(program.clone(), level);
+        for tracked in [false, true] {
+            let found = answer(&network, &program, DType::F32, tracked);
+            let off = found.iter().zip(&truth).fold(0.0_f64, |a, (f, t)| a.max((f - t).abs()));
+            assert!(off <= 0.005 * largest, "{level:?}, tracked {tracked}: {off} of {largest}");
+        }
+    }
+}
+
+#[test]
+fn bf16_has_the_same_bits_for_any_number_of_threads() {
+    let program = Arc::new(Program { products: Products::Bf16, ..program() });
+    let results: Vec<Vec<Vec<f64>>> = [1, 2, 8]
+        .map(|threads| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| run(&Cpu::new(program.clone()), &program, 70, DType::F32).iter().map(numbers).collect())
+        })
+        .into();
+    assert!(results[1] == results[0] && results[2] == results[0]);
+}
+
+#[test]
 fn all_levels_give_the_same_bits() {
     let program = Arc::new(program());
     let results: Vec<Vec<Vec<f64>>> = simd::Level::all()

@@ -14,6 +14,7 @@ use super::number::{Half, Halves, Number, Value, convert, pair, words};
 use super::outer::total;
 use super::parallel::{Shared, each};
 use super::tiles::{self, DEEP, Product, SIDE, Sizes, Term};
+use super::turn::turn;
 use super::weights::{Packed, Weights, gather};
 use crate::wide::wide;
 
@@ -68,7 +69,7 @@ fn padded<N: Number>(x: &[N], channels: usize, pool: &Arc<Pool>) -> Halves {
     let whole = Depth::of(channels).whole();
     let rows = x.len() / channels;
     let mut to = Halves::new(pool, rows * whole);
-    let shared = Shared::new(&mut *to);
+    let shared = Shared::new(&mut to);
     let many = CHUNK.div_ceil(whole);
     each(rows.div_ceil(many), 2 * x.len(), |chunk| {
         let range = chunk * many..((chunk + 1) * many).min(rows);
@@ -104,7 +105,7 @@ pub(super) fn right(weights: Weights, theta: &[f32], pool: &Arc<Pool>) -> Buffer
             for place in 0..taps {
                 for k in (0..SIDE).step_by(2).take_while(|k| (first + k) / 2 < pairs) {
                     let row = |k: usize| &block[(k * taps + place) * SIDE..][..SIDE];
-                    let at = tile * size + (place * pairs + (first + k) / 2) * SIDE;
+                    let at = tile * size + (place * pairs + first / 2 + k / 2) * SIDE;
                     // SAFETY: each task has its own tile of outputs and its inputs.
                     let to = words(unsafe { shared.part(at, SIDE) });
                     for ((to, one), two) in to.iter_mut().zip(row(k)).zip(row(k + 1)) {
@@ -280,26 +281,26 @@ fn over_images_of<N: Number>(x: &[N], batch: usize, channels: usize, turned: boo
     each(pixels, 8 * x.len(), |pixel| {
         let x = &x[pixel * batch * channels..][..batch * channels];
         // SAFETY: each task has its own pixel.
-        let to = words(unsafe { shared.part(pixel * size, size) });
+        let to = unsafe { shared.part(pixel * size, size) };
         for (tile, to) in to.chunks_exact_mut(SIDE * pairs).enumerate() {
             let first = tile * SIDE;
-            if turned {
-                let mut block = [0; SIDE * SIDE];
-                for start in (0..pairs).step_by(SIDE) {
-                    let many = (pairs - start).min(SIDE);
-                    paired(x, channels, first, 2 * start, &mut block[..many * SIDE]);
-                    if many == SIDE {
-                        tiles::turn(&block, &mut to[start..], pairs);
-                    } else {
-                        let mut over = [0; SIDE * SIDE];
-                        tiles::turn(&block, &mut over, SIDE);
-                        for (to, words) in to.chunks_exact_mut(pairs).zip(over.chunks_exact(SIDE)) {
-                            to[start..].copy_from_slice(&words[..many]);
-                        }
+            if !turned {
+                paired(x, channels, first, 0, words(to));
+                continue;
+            }
+            let mut block = [0.0; SIDE * SIDE];
+            for start in (0..pairs).step_by(SIDE) {
+                let many = (pairs - start).min(SIDE);
+                paired(x, channels, first, 2 * start, &mut words(&mut block)[..many * SIDE]);
+                if many == SIDE {
+                    turn(&block, SIDE, &mut to[start..], pairs);
+                } else {
+                    let mut over = [0.0; SIDE * SIDE];
+                    turn(&block, SIDE, &mut over, SIDE);
+                    for (to, words) in to.chunks_exact_mut(pairs).zip(over.chunks_exact(SIDE)) {
+                        to[start..].copy_from_slice(&words[..many]);
                     }
                 }
-            } else {
-                paired(x, channels, first, 0, to);
             }
         }
     });

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::buffer::{Buffer, Pool, scratch};
 use super::parallel::{Shared, each};
 use super::simd::Level;
+use super::turn::{SQUARE, turn};
 use super::winograd::Tiling;
 
 /// Where weight (place, input channel, output channel) lies in theta: `place + input x .. + output x ..`.
@@ -94,7 +95,7 @@ pub(super) struct View<'a> {
 }
 
 /// Channels of a block: all places of 16 x 16 channels stay in a first-level cache while they are turned.
-const BLOCK: usize = 16;
+const BLOCK: usize = SQUARE;
 
 /// The weights of a block of channels by place: `block[(k taps + place) BLOCK + n]` for input k and output n of it.
 pub(super) fn gather(
@@ -105,7 +106,9 @@ pub(super) fn gather(
     block: &mut [f32],
 ) {
     let Weights { input_step, output_step, taps, .. } = weights;
-    if input_step == taps {
+    if taps == 1 && input_step == 1 && inputs.len() == BLOCK && outputs.len() == BLOCK {
+        turn(&theta[inputs.start + outputs.start * output_step..], output_step, block, BLOCK);
+    } else if input_step == taps {
         // the windows of an output's inputs follow each other
         for (n, output) in outputs.clone().enumerate() {
             let run = &theta[inputs.start * taps + output * output_step..][..inputs.len() * taps];
@@ -126,7 +129,14 @@ pub(super) fn gather(
 /// The other way round. Nobody else touches these channels of theta meanwhile.
 fn scatter(weights: Weights, theta: &Shared, inputs: &Range<usize>, outputs: &Range<usize>, block: &[f32]) {
     let Weights { input_step, output_step, taps, .. } = weights;
-    if input_step == taps {
+    if taps == 1 && input_step == 1 && inputs.len() == BLOCK && outputs.len() == BLOCK {
+        let mut turned = [0.0; BLOCK * BLOCK];
+        turn(block, BLOCK, &mut turned, BLOCK);
+        for (output, row) in outputs.clone().zip(turned.chunks_exact(BLOCK)) {
+            // SAFETY: these channels, by the caller's promise.
+            unsafe { theta.part(inputs.start + output * output_step, BLOCK) }.copy_from_slice(row);
+        }
+    } else if input_step == taps {
         for (n, output) in outputs.clone().enumerate() {
             // SAFETY: these channels, by the caller's promise.
             let run = unsafe { theta.part(inputs.start * taps + output * output_step, inputs.len() * taps) };
