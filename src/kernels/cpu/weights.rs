@@ -108,6 +108,10 @@ pub(super) fn gather(
     let Weights { input_step, output_step, taps, .. } = weights;
     if taps == 1 && input_step == 1 && inputs.len() == BLOCK && outputs.len() == BLOCK {
         turn(&theta[inputs.start + outputs.start * output_step..], output_step, block, BLOCK);
+    } else if taps == 1 && output_step == 1 {
+        for (row, input) in block.chunks_exact_mut(BLOCK).zip(inputs.clone()) {
+            row[..outputs.len()].copy_from_slice(&theta[input * input_step + outputs.start..][..outputs.len()]);
+        }
     } else if input_step == taps {
         // the windows of an output's inputs follow each other
         for (n, output) in outputs.clone().enumerate() {
@@ -135,6 +139,12 @@ fn scatter(weights: Weights, theta: &Shared, inputs: &Range<usize>, outputs: &Ra
         for (output, row) in outputs.clone().zip(turned.chunks_exact(BLOCK)) {
             // SAFETY: these channels, by the caller's promise.
             unsafe { theta.part(inputs.start + output * output_step, BLOCK) }.copy_from_slice(row);
+        }
+    } else if taps == 1 && output_step == 1 {
+        for (row, input) in block.chunks_exact(BLOCK).zip(inputs.clone()) {
+            // SAFETY: as above.
+            let to = unsafe { theta.part(input * input_step + outputs.start, outputs.len()) };
+            to.copy_from_slice(&row[..outputs.len()]);
         }
     } else if input_step == taps {
         for (n, output) in outputs.clone().enumerate() {
