@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 """A whole experiment against PyTorch and scikit-learn, both cold: benches/scrub_simple.toml.
 
-    python3 benches/scrub_simple.py --data DIR [--turns 2] [--jobs 1] [--json]
+    python3 benches/scrub_simple.py --data DIR [--turns 2] [--jobs 1] [--precision f32] [--json]
 
 DIR is a data folder of recant that holds Fashion-MNIST. Runs `recant run` into a fresh store and
 benches/scrub_simple_torch.py in turn: the same recipe, which the Python side reads from `recant show`, so that both have the
 same numbers of images, epochs, steps and attack points. Prints seconds of each phase (medians over turns) and what
-both measured; PyTorch runs in the mode whose training step was the fastest on this machine. With `--jobs 1` stages run one
+both measured; PyTorch runs in the mode whose training step was the fastest on this machine, recant in the precision of that
+mode if not told otherwise. With `--jobs 1` stages run one
 after the other, so that phases can be told apart; recant's own default is as many as cores.
 """
 import argparse
@@ -22,6 +23,8 @@ import time
 from compare import HERE, PYTHON, ROOT, lines, torch_version
 
 RECIPE = os.path.join(HERE, "scrub_simple.toml")
+# stages that say what their network is
+NETWORKS = ["original", "retrained"]
 PHASES = ["data", "original", "retrained", "simple", "unlearned", "evaluate", "the rest", "all"]
 CLOSE = {"accuracy.forget": 5.0, "accuracy.retain": 5.0, "accuracy.test": 5.0}
 
@@ -48,11 +51,13 @@ def phase_of(stage):
     return "evaluate" if stage.startswith("evaluate(") else stage
 
 
-def ours(program, options):
+def ours(program, options, precision):
     """Seconds of each phase, numbers of each model and the attack's size, of a run into a fresh store."""
     with tempfile.TemporaryDirectory() as store:
         words = [program, "run", RECIPE, "--json", "--offline", "--store", store, "--data", options.data]
         words += ["--device", "cpu", "--jobs", str(options.jobs)]
+        for stage in NETWORKS:
+            words += ["--set", f"stages.{stage}.arch.precision={precision}"]
         begun = time.perf_counter()
         events = lines(words)
         whole = time.perf_counter() - begun
@@ -100,6 +105,7 @@ def main():
     parser.add_argument("--turns", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--mode", help="PyTorch's mode, in place of the fastest")
+    parser.add_argument("--precision", choices=["f32", "bf16"], help="recant's, in place of that of PyTorch's mode")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     if not options.data:
@@ -109,9 +115,10 @@ def main():
     program = built()
     settings = subprocess.run([program, "show", RECIPE], check=True, capture_output=True, text=True, cwd=ROOT).stdout
     mode = options.mode or theirs(settings, options, None, 1)["mode"]
+    precision = options.precision or mode.split()[0]
     mine, other = [], []
     for turn in range(options.turns):
-        phases, numbers, shadows = ours(program, options)
+        phases, numbers, shadows = ours(program, options, precision)
         mine.append(phases)
         phases, twins = theirs(settings, options, mode, shadows)
         other.append(phases)
@@ -127,10 +134,10 @@ def main():
             if abs(found[name] - numbers[model][name]) > limit:
                 far.append(f"{model} {name}: {numbers[model][name]:.2f} here, {found[name]:.2f} in PyTorch")
     if options.json:
-        record = {"mode": mode, "jobs": options.jobs, "shadows": shadows, "phases": table}
+        record = {"mode": mode, "precision": precision, "jobs": options.jobs, "shadows": shadows, "phases": table}
         print(json.dumps({**record, "recant": numbers, "pytorch": twins, "apart": far}))
     else:
-        print(f"PyTorch {torch_version()} in `{mode}`, {options.turns} turns, recant with --jobs {options.jobs}")
+        print(f"PyTorch {torch_version()} in `{mode}`, {options.turns} turns, recant in {precision} with --jobs {options.jobs}")
         print(f"{'phase':<12}{'recant s':>10}{'PyTorch s':>11}{'faster by':>11}")
         for line in table:
             print(f"{line['phase']:<12}{line['recant']:>10.2f}{line['pytorch']:>11.2f}{line['ratio']:>11.2f}")

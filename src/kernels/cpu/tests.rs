@@ -393,28 +393,36 @@ fn winograd() -> (Conv, Vec<f32>, Vec<f32>) {
     )
 }
 
-/// The bits of every kernel: other bits need a raised `kernels::VERSION`. Without the curves, whose last bit is the C
-/// library's.
+/// Of all results of a network, without the curves, whose last bit is the C library's, and of some numbers more.
+fn hash(level: simd::Level, products: Products, more: &[f32]) -> String {
+    let program = Arc::new(Program { products, ..program_of([Op::Relu, Op::LeakyRelu(0.5)]) });
+    let results = run(&Cpu::at(program.clone(), level), &program, 5, DType::F32);
+    let results = results.iter().flat_map(|tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap());
+    let mut hasher = blake3::Hasher::new();
+    for value in results.chain(more.iter().copied()) {
+        hasher.update(&value.to_le_bytes());
+    }
+    hasher.finalize().to_hex()[..16].to_owned()
+}
+
+/// The bits of every kernel: other bits need a raised `kernels::VERSION`.
 #[test]
 fn changed_bits_need_a_raised_version() {
-    const BITS: (u32, &str) = (2, "6dc6d51864e86280");
-    let program = Arc::new(program_of([Op::Relu, Op::LeakyRelu(0.5)]));
-    let mut hasher = blake3::Hasher::new();
-    for tensor in run(&Cpu::new(program.clone()), &program, 5, DType::F32) {
-        for value in tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap() {
-            hasher.update(&value.to_le_bytes());
-        }
-    }
+    const VERSION: u32 = 2;
     let (conv, theta, data) = winograd();
     let (pool, data, mut of_theta) = (Arc::new(Pool::default()), Value::of(&data, false), theta.clone());
     let mut y = Value::of(&data.numbers(), false);
     conv.forward(3, &data, &conv.pack(&theta, &pool), None, &pool, &mut y);
     conv.gradient(3, &data, &y, &pool, &mut of_theta);
-    for value in y.numbers().iter().chain(&of_theta) {
-        hasher.update(&value.to_le_bytes());
+    let more: Vec<f32> = y.numbers().into_iter().chain(of_theta).collect();
+    let best = simd::Level::best();
+    assert_eq!((crate::kernels::VERSION, &*hash(best, Products::Winograd, &more)), (VERSION, "6dc6d51864e86280"));
+    let rounded = hash(simd::Level::Portable, Products::Bf16, &[]);
+    assert_eq!((crate::kernels::VERSION, &*rounded), (VERSION, "65db09d73ab80174"));
+    #[cfg(target_arch = "x86_64")]
+    if tiles::available() {
+        assert_eq!((crate::kernels::VERSION, &*hash(best, Products::Bf16, &[])), (VERSION, "339bbdd19ea2a4d6"));
     }
-    let found = (crate::kernels::VERSION, &hasher.finalize().to_hex()[..16]);
-    assert_eq!(found, BITS);
 }
 
 #[test]

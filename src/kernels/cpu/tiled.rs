@@ -99,14 +99,20 @@ pub(super) fn right(weights: Weights, theta: &[f32], pool: &Arc<Pool>) -> Buffer
     each(outputs.div_ceil(SIDE) * chunks, 4 * theta.len(), |task| {
         let (tile, first) = (task / chunks, task % chunks * SIDE);
         let mine = first..(first + SIDE).min(inputs);
+        let outputs = tile * SIDE..((tile + 1) * SIDE).min(outputs);
+        if taps == 1 && mine.len() == SIDE && outputs.len() == SIDE {
+            // SAFETY: each task has its own tile of outputs and its inputs.
+            let to = unsafe { shared.part(tile * size + first / 2 * SIDE, SIDE / 2 * SIDE) };
+            return lines(weights, theta, first, outputs.start, to);
+        }
         scratch(SIDE * taps * SIDE, |block| {
             block.fill(0.0);
-            gather(weights, theta, &mine, &(tile * SIDE..((tile + 1) * SIDE).min(outputs)), block);
+            gather(weights, theta, &mine, &outputs, block);
             for place in 0..taps {
                 for k in (0..SIDE).step_by(2).take_while(|k| (first + k) / 2 < pairs) {
                     let row = |k: usize| &block[(k * taps + place) * SIDE..][..SIDE];
                     let at = tile * size + (place * pairs + first / 2 + k / 2) * SIDE;
-                    // SAFETY: each task has its own tile of outputs and its inputs.
+                    // SAFETY: as above.
                     let to = words(unsafe { shared.part(at, SIDE) });
                     for ((to, one), two) in to.iter_mut().zip(row(k)).zip(row(k + 1)) {
                         *to = pair(*one, *two);
@@ -116,6 +122,30 @@ pub(super) fn right(weights: Weights, theta: &[f32], pool: &Arc<Pool>) -> Buffer
         });
     });
     data
+}
+
+wide! {
+    /// Sixteen inputs from `first` on and sixteen outputs from `start` on of 1 x 1 windows as right factors.
+    fn lines(weights: Weights, theta: &[f32], first: usize, start: usize, to: &mut [f32]) {
+        let Weights { input_step, output_step, .. } = weights;
+        let to = words(to);
+        if output_step == 1 {
+            for (k, to) in to.chunks_exact_mut(SIDE).enumerate() {
+                let at = (first + 2 * k) * input_step + start;
+                let (one, two) = (&theta[at..][..SIDE], &theta[at + input_step..][..SIDE]);
+                for ((to, one), two) in to.iter_mut().zip(one).zip(two) {
+                    *to = pair(*one, *two);
+                }
+            }
+        } else {
+            for n in 0..SIDE {
+                let run = &theta[first * input_step + (start + n) * output_step..];
+                for k in 0..SIDE / 2 {
+                    to[k * SIDE + n] = pair(run[2 * k * input_step], run[(2 * k + 1) * input_step]);
+                }
+            }
+        }
+    }
 }
 
 /// What an output pixel sees: places and the input pixels below them.

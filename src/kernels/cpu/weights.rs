@@ -164,6 +164,29 @@ fn scatter(weights: Weights, theta: &Shared, inputs: &Range<usize>, outputs: &Ra
     }
 }
 
+/// Packs some inputs of a panel of 1 x 1 windows without a detour, where they lie so that this can be.
+fn lines(weights: Weights, theta: &[f32], inputs: &Range<usize>, panel: Panel, rows: &mut [f32]) -> bool {
+    let Weights { input_step, output_step, .. } = weights;
+    let wide = rows.len() / inputs.len();
+    if output_step == 1 {
+        for (row, input) in rows.chunks_exact_mut(wide).zip(inputs.clone()) {
+            let (live, rest) = row.split_at_mut(panel.width);
+            live.copy_from_slice(&theta[input * input_step + panel.start..][..panel.width]);
+            rest.fill(0.0);
+        }
+        return true;
+    }
+    let squares = inputs.len() == BLOCK && panel.width == wide && wide.is_multiple_of(BLOCK);
+    if input_step == 1 && squares {
+        for start in (0..wide).step_by(BLOCK) {
+            let from = &theta[(panel.start + start) * output_step + inputs.start..];
+            turn(from, output_step, &mut rows[start..], wide);
+        }
+        return true;
+    }
+    false
+}
+
 pub(super) fn pack(level: Level, weights: Weights, tiling: Option<Tiling>, theta: &[f32], pool: &Arc<Pool>) -> Packed {
     let Weights { inputs, outputs, taps, .. } = weights;
     if let Some(tiling) = tiling {
@@ -179,6 +202,13 @@ pub(super) fn pack(level: Level, weights: Weights, tiling: Option<Tiling>, theta
         let (panel, first) = (panels[task / chunks], task % chunks * BLOCK);
         let wide = panel.vectors * level.lanes();
         let mine = first..(first + BLOCK).min(inputs);
+        if taps == 1 {
+            // SAFETY: each task has its own panel and input channels.
+            let rows = unsafe { shared.part(panel.start * rows + first * wide, mine.len() * wide) };
+            if lines(weights, theta, &mine, panel, rows) {
+                return;
+            }
+        }
         scratch(mine.len() * taps * BLOCK, |block| {
             for start in (0..wide).step_by(BLOCK) {
                 let from = panel.start + start;
