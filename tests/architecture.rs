@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 /// From the ground up; modules of one floor do not see each other.
 const FLOORS: &[&[&str]] = &[
     &["error", "kind", "pickle", "rng", "wide"],
-    &["settings", "diagnose", "output"],
+    &["settings", "diagnose", "halt", "output"],
     &["indices"],
     &["kernels"],
     &["data"],

@@ -56,6 +56,10 @@ pub(super) fn work(
     let mut prints = BTreeMap::new();
     let mut read = BTreeMap::new();
     for (role, input) in plan.inputs(node).filter(|(_, input)| !without.contains(input)) {
+        // What lies there is read in one go; a large data set takes its time.
+        if options.stop.load(Ordering::Relaxed) != 0 {
+            return Err(Error::Interrupted);
+        }
         inputs.by_role.insert(role.to_owned(), load(plan, input, store, resident, &mut read)?);
         prints.insert(role.to_owned(), plan.step(input).fingerprint.clone());
     }

@@ -5,6 +5,7 @@ use std::ops::{Deref, DerefMut};
 
 use candle_core::{Device, Tensor};
 use rayon::prelude::*;
+use serde_json::{Value, json};
 
 use super::{Loss, Recipe};
 use crate::error::{Error, Result};
@@ -19,7 +20,7 @@ pub struct Crew<'a> {
     /// Of the batch in the epoch.
     index: usize,
     /// Lengths of the terms' gradients, when they were last looked at.
-    norms: Vec<(&'static str, f64)>,
+    norms: Vec<(String, f64)>,
 }
 
 struct Member<'a> {
@@ -143,7 +144,7 @@ impl<'a> Crew<'a> {
     }
 
     /// The length of each term's gradient over all models.
-    fn look(&self, loss: &Loss, who: &[usize]) -> Result<Vec<(&'static str, f64)>> {
+    fn look(&self, loss: &Loss, who: &[usize]) -> Result<Vec<(String, f64)>> {
         let mut norms = Vec::new();
         for (index, (name, term)) in loss.terms.iter().enumerate() {
             let found = self.gradients(term, who);
@@ -156,14 +157,14 @@ impl<'a> Crew<'a> {
             if index > 0 && norm == 0.0 && !loss.may_rest {
                 return Err(Error::NoGradient((*name).to_owned()));
             }
-            norms.push((*name, norm));
+            norms.push(((*name).to_owned(), norm));
         }
         Ok(norms)
     }
 
     /// The norms in words, where the loss has several terms; once.
     pub(super) fn norms(&mut self) -> Option<String> {
-        let words = |(name, norm): &(&str, f64)| format!("{name} {norm:.3e}");
+        let words = |(name, norm): &(String, f64)| format!("{name} {norm:.3e}");
         let norms = std::mem::take(&mut self.norms);
         (!norms.is_empty()).then(|| norms.iter().map(words).collect::<Vec<_>>().join(", "))
     }
@@ -195,6 +196,15 @@ impl<'a> Crew<'a> {
             }
         }
         Ok(tensors)
+    }
+
+    /// What it keeps beside the tensors.
+    pub(super) fn record(&self) -> Value {
+        json!({ "norms": self.norms })
+    }
+
+    pub(super) fn load_record(&mut self, record: &Value) {
+        self.norms = serde_json::from_value(record["norms"].clone()).unwrap_or_default();
     }
 
     pub(super) fn load(&mut self, tensors: &BTreeMap<String, Tensor>) -> Result<()> {
