@@ -112,7 +112,11 @@ impl<'a> Trainer<'a> {
             self.crew.begin(Moment { step: self.step, steps: self.steps, epoch }, index);
             let batch = batches.batch(index)?;
             let value = round(&mut self.crew, &batch, index)?;
+            self.crew.watch_statistics()?;
             self.step += 1;
+            if self.step == self.steps {
+                self.crew.watch_moves()?;
+            }
             self.images += batch.y.elem_count();
             let (done, total) = (self.step, self.steps);
             self.desk.progress(Progress { done, total, loss: Some(value), images: self.images });

@@ -37,3 +37,4 @@ mod ssl;
 mod store;
 mod transforms;
 mod unlearning;
+mod wrong;
