@@ -32,6 +32,7 @@ mod races;
 mod recipes;
 mod report;
 mod resume;
+mod same;
 mod signals;
 mod ssl;
 mod store;

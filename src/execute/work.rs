@@ -17,7 +17,7 @@ use crate::kind::Kind;
 use crate::plan::{Plan, Step};
 use crate::stage::{Context, Desk, Inputs, Progress};
 use crate::store::claim::Claim;
-use crate::store::{Manifest, Store};
+use crate::store::{Manifest, Provenance, Store};
 
 /// Between two words to those who wait for this stage.
 const TELL: Duration = Duration::from_secs(2);
@@ -112,8 +112,7 @@ pub(super) fn work(
         fields: step.fields.clone(),
         inputs: prints,
         seconds,
-        device: device(options).to_owned(),
-        version: format!("{}, kernels {}", env!("CARGO_PKG_VERSION"), crate::nn::KERNELS),
+        provenance: Provenance::here(device(options)),
         finished: jiff::Timestamp::now().to_string(),
         notes: desk.notes.into_inner().unwrap_or_default(),
         ..Manifest::default()
