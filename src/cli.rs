@@ -247,7 +247,11 @@ enum Command {
 #[derive(Subcommand)]
 enum StoreAction {
     /// Check the digest of every result; put damaged ones aside and exit with 3
-    Verify,
+    Verify {
+        /// Look for so long at most, first at those whose last look is longest ago
+        #[arg(long)]
+        seconds: Option<f64>,
+    },
     /// List results with their sizes
     Size,
     /// Remove what dead runs left and, on wish, results; shows what would go unless --yes
