@@ -7,6 +7,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use candle_core::{Device, Tensor};
+use recant::halt::never;
 use recant::metric::svc::Svc;
 use recant::metric::tsne;
 use recant::rng::Rng;
@@ -28,16 +29,16 @@ fn main() -> Result<()> {
     let (line, made) = if what == "tsne" {
         let x = rows("x")?;
         let begun = Instant::now();
-        let places = tsne::map(&x, Rng::new(0));
+        let places = tsne::map(&x, Rng::new(0), &never)?;
         let line = json!({"what": what, "points": x.len(), "seconds": begun.elapsed().as_secs_f64()});
         (line, Tensor::from_vec(places.concat(), (x.len(), 2), &Device::Cpu)?)
     } else {
         let (members, strangers, asked) = (rows("members")?, rows("strangers")?, rows("asked")?);
         let gamma = 1.0 / members.first().map_or(1, Vec::len) as f64;
         let begun = Instant::now();
-        let svc = Svc::fit(&members, &strangers, 3.0, gamma);
+        let svc = Svc::fit(&members, &strangers, (3.0, gamma), &never)?;
         let fit = begun.elapsed().as_secs_f64();
-        let values = svc.decide(&asked);
+        let values = svc.decide(&asked, &never)?;
         let seconds = begun.elapsed().as_secs_f64();
         let points = members.len() + strangers.len();
         let line = json!({"what": what, "points": points, "seconds": seconds, "fit": fit, "steps": svc.steps});

@@ -6,6 +6,7 @@ use std::fmt::Write;
 use std::path::Path;
 use std::time::Instant;
 
+use recant::bench::memory;
 use recant::error::Result;
 use recant::plan::Plan;
 use recant::recipe::Recipe;
@@ -71,11 +72,13 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
         .flatten()
         .flatten()
     {
+        memory::forget_peak();
         let read = || Recipe::read(Path::new("r.toml"), &|_| Ok(text.clone().into_bytes()), &[], STAGES);
         let known = read()?;
         let plan = || Plan::new(&known, &evaluate::KIND, &BTreeMap::new());
         let made = plan()?.order.len();
-        println!("{stages} stages {form} ({made}): recipe {:.2} ms, plan {:.2} ms", timed(read)?, timed(plan)?);
+        let (read, plan, peak) = (timed(read)?, timed(plan)?, memory::peak().unwrap_or(0) as f64 / 1e6);
+        println!("{stages} stages {form} ({made}): recipe {read:.2} ms, plan {plan:.2} ms, {peak:.0} MB at most");
     }
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 mod bench;
 mod diff;
+mod explain;
 mod export;
 mod figures;
 mod files;
@@ -108,12 +109,15 @@ enum Command {
         #[arg(long, default_value = "auto", value_name = "auto|cpu|cuda:N")]
         device: String,
     },
-    /// Say what a stage's fingerprint is made of, and what differs from an earlier result
+    /// Say what a stage's fingerprint is made of, what computed it, and what differs from an earlier result
     Explain {
         recipe: PathBuf,
         stage: String,
         #[command(flatten)]
         common: Common,
+        /// Another store, of another machine: say why its result has other bytes
+        #[arg(long, value_name = "DIR")]
+        against: Option<PathBuf>,
     },
     /// Print the recipe with everything merged, replaced and filled in
     Show {
@@ -243,7 +247,11 @@ enum Command {
 #[derive(Subcommand)]
 enum StoreAction {
     /// Check the digest of every result; put damaged ones aside and exit with 3
-    Verify,
+    Verify {
+        /// Look for so long at most, first at those whose last look is longest ago
+        #[arg(long)]
+        seconds: Option<f64>,
+    },
     /// List results with their sizes
     Size,
     /// Remove what dead runs left and, on wish, results; shows what would go unless --yes
@@ -303,7 +311,9 @@ pub fn main() -> u8 {
         Command::Bench { recipe, stages, common, seconds, device } => {
             bench::bench(&recipe, &stages, &common, seconds, &device)
         }
-        Command::Explain { recipe, stage, common } => plan::explain(&recipe, &stage, &common),
+        Command::Explain { recipe, stage, common, against } => {
+            explain::explain(&recipe, &stage, &common, against.as_deref())
+        }
         Command::Show { recipe, origins, common } => read(&recipe, &common.set).map(|recipe| {
             say(&crate::show::text(&recipe, origins));
             0

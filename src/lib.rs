@@ -2,6 +2,7 @@
 
 // ground
 pub mod error;
+pub mod halt;
 pub mod indices;
 pub mod kind;
 pub mod output;

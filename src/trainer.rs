@@ -7,7 +7,7 @@ mod loss;
 use std::collections::BTreeMap;
 
 use candle_core::Tensor;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::artifact::Encoded;
 use crate::batches::{Batch, Loader};
@@ -39,6 +39,8 @@ pub struct Trainer<'a> {
     saved: (usize, usize),
     images: usize,
     kept: BTreeMap<String, Tensor>,
+    /// What was said of this training, in earlier runs too.
+    notes: Vec<String>,
 }
 
 impl<'a> Trainer<'a> {
@@ -50,7 +52,8 @@ impl<'a> Trainer<'a> {
         desk: &'a dyn Desk,
     ) -> Result<Self> {
         let crew = Crew::new(student, recipe, mask);
-        Ok(Self { crew, desk, step: 0, steps, resumed: None, saved: (0, 0), images: 0, kept: BTreeMap::new() })
+        let (kept, notes) = (BTreeMap::new(), Vec::new());
+        Ok(Self { crew, desk, step: 0, steps, resumed: None, saved: (0, 0), images: 0, kept, notes })
     }
 
     /// Another model that trains beside the first, by a recipe of its own; it is number 1, 2, .. of the crew.
@@ -109,7 +112,11 @@ impl<'a> Trainer<'a> {
             self.crew.begin(Moment { step: self.step, steps: self.steps, epoch }, index);
             let batch = batches.batch(index)?;
             let value = round(&mut self.crew, &batch, index)?;
+            self.crew.watch_statistics()?;
             self.step += 1;
+            if self.step == self.steps {
+                self.crew.watch_moves()?;
+            }
             self.images += batch.y.elem_count();
             let (done, total) = (self.step, self.steps);
             self.desk.progress(Progress { done, total, loss: Some(value), images: self.images });
@@ -118,16 +125,25 @@ impl<'a> Trainer<'a> {
         if self.step > resumed {
             self.crew.end_epoch();
             if let Some(norms) = self.crew.norms() {
-                self.desk.note(&format!("gradient norms in epoch {}: {norms}", epoch + 1));
+                self.note(format!("gradient norms in epoch {}: {norms}", epoch + 1));
             }
         }
         Ok(())
     }
 
-    /// The student, between epochs.
-    #[must_use]
-    pub fn student(&self) -> &Model {
-        self.crew.model(0)
+    /// Work between epochs or after all of them. Where it is interrupted, what was trained until then is kept.
+    pub fn aside<T>(&mut self, work: impl FnOnce(&Crew) -> Result<T>) -> Result<T> {
+        self.restore()?;
+        let done = work(&self.crew);
+        if matches!(done, Err(Error::Interrupted)) && self.step > self.saved.0 {
+            self.save()?;
+        }
+        done
+    }
+
+    fn note(&mut self, note: String) {
+        self.desk.note(&note);
+        self.notes.push(note);
     }
 
     /// Keeps something that a method carries from epoch to epoch, through interruptions too. `make` is asked where it is
@@ -137,7 +153,7 @@ impl<'a> Trainer<'a> {
         if let Some(kept) = self.kept.get(name) {
             return Ok(kept.clone());
         }
-        let made = make(&self.crew)?;
+        let made = self.aside(make)?;
         self.kept.insert(name.to_owned(), made.clone());
         Ok(made)
     }
@@ -151,7 +167,11 @@ impl<'a> Trainer<'a> {
         if let Some(checkpoint) = self.desk.restore()? {
             self.crew.load(&checkpoint.tensors)?;
             self.kept = crew::part(&checkpoint.tensors, "kept.");
-            resumed = checkpoint.record["step"].as_u64().unwrap_or(0) as usize;
+            let record = checkpoint.record;
+            self.crew.load_record(&record["crew"]);
+            let notes = record["notes"].as_array().into_iter().flatten().filter_map(Value::as_str);
+            notes.for_each(|note| self.note(note.to_owned()));
+            resumed = record["step"].as_u64().unwrap_or(0) as usize;
         }
         (self.resumed, self.saved) = (Some(resumed), (resumed, 0));
         Ok(resumed)
@@ -160,6 +180,7 @@ impl<'a> Trainer<'a> {
     fn save(&self) -> Result<()> {
         let mut tensors = self.crew.tensors()?;
         tensors.extend(self.kept.iter().map(|(name, tensor)| (format!("kept.{name}"), tensor.clone())));
-        self.desk.save(&Encoded { tensors, record: json!({ "step": self.step }) })
+        let record = json!({ "step": self.step, "notes": self.notes, "crew": self.crew.record() });
+        self.desk.save(&Encoded { tensors, record })
     }
 }

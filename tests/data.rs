@@ -11,6 +11,7 @@ use parquet::file::writer::SerializedFileWriter;
 use recant::data::Images;
 use recant::dataset::{self, Form};
 use recant::error::Result;
+use recant::halt::never;
 use recant::indices;
 
 fn form(set: &str, about: &str) -> &'static Form {
@@ -85,8 +86,8 @@ fn binary_and_python_batches_of_cifar_give_the_same_images_under_two_names() {
     let (form_b, form_p) = (form("cifar10", "binary"), form("cifar10", "python"));
     binary(folder.path(), form_b, &[7]);
     python(folder.path(), form_p, "labels", 7);
-    let one = (form_b.load)(&paths(folder.path(), form_b)).unwrap();
-    let two = (form_p.load)(&paths(folder.path(), form_p)).unwrap();
+    let one = (form_b.load)(&paths(folder.path(), form_b), &never).unwrap();
+    let two = (form_p.load)(&paths(folder.path(), form_p), &never).unwrap();
     assert_eq!((one.train.len(), one.test.len()), (10, 2));
     check_pixels(&one.train.pixels, 0, 32);
     check_pixels(&one.test.pixels, 10, 32);
@@ -101,7 +102,11 @@ fn binary_and_python_batches_of_cifar_give_the_same_images_under_two_names() {
     let set = dataset::find("cifar10").unwrap();
     let found = set.locate(Some(folder.path()), &[]).unwrap().unwrap();
     assert_eq!(found, paths(folder.path(), form_b));
-    refusal(set.load(&found), "CIFAR-10", "10 training, 2 test and 0 unlabelled images, expected 50000, 10000 and 0");
+    refusal(
+        set.load(&found, &never),
+        "CIFAR-10",
+        "10 training, 2 test and 0 unlabelled images, expected 50000, 10000 and 0",
+    );
 }
 
 #[test]
@@ -113,14 +118,14 @@ fn cifar_100_has_two_kinds_of_labels() {
         let (form_b, form_p) = (form(set, "binary"), form(set, "python"));
         binary(folder.path(), form_b, &[19, 99]);
         python(folder.path(), form_p, key, label);
-        let one = (form_b.load)(&paths(folder.path(), form_b)).unwrap();
-        let two = (form_p.load)(&paths(folder.path(), form_p)).unwrap();
+        let one = (form_b.load)(&paths(folder.path(), form_b), &never).unwrap();
+        let two = (form_p.load)(&paths(folder.path(), form_p), &never).unwrap();
         assert_eq!((one.classes.len(), &one.train), (classes, &two.train));
         assert_eq!(*one.train.labels, [u32::from(label); 2]);
         check_pixels(&one.train.pixels, 0, 32);
     }
     let classes =
-        &(form("cifar100", "binary").load)(&paths(folder.path(), form("cifar100", "binary"))).unwrap().classes;
+        &(form("cifar100", "binary").load)(&paths(folder.path(), form("cifar100", "binary")), &never).unwrap().classes;
     assert!(classes.is_sorted());
 }
 
@@ -132,13 +137,13 @@ fn damaged_batches_of_cifar_are_errors_that_name_the_file() {
     let files = paths(folder.path(), form_b);
     let whole = fs::read(&files[2]).unwrap();
     fs::write(&files[2], &whole[..whole.len() - 1]).unwrap();
-    refusal((form_b.load)(&files), "data_batch_3.bin", "6145 bytes, expected a multiple of 3073");
+    refusal((form_b.load)(&files, &never), "data_batch_3.bin", "6145 bytes, expected a multiple of 3073");
     fs::write(&files[2], []).unwrap();
-    refusal((form_b.load)(&files), "data_batch_3.bin", "0 bytes");
+    refusal((form_b.load)(&files, &never), "data_batch_3.bin", "0 bytes");
     let mut wrong = whole.clone();
     wrong[3073] = 10;
     fs::write(&files[2], &wrong).unwrap();
-    refusal((form_b.load)(&files), "data_batch_3.bin", "image 1 has the label 10, expected 0 to 9");
+    refusal((form_b.load)(&files, &never), "data_batch_3.bin", "image 1 has the label 10, expected 0 to 9");
 
     let form_p = form("cifar10", "python");
     python(folder.path(), form_p, "labels", 7);
@@ -146,13 +151,13 @@ fn damaged_batches_of_cifar_are_errors_that_name_the_file() {
     let whole = fs::read(&files[0]).unwrap();
     for cut in (0..whole.len()).step_by(211) {
         fs::write(&files[0], &whole[..cut]).unwrap();
-        refusal((form_p.load)(&files), "data_batch_1", "broken");
+        refusal((form_p.load)(&files, &never), "data_batch_1", "broken");
     }
     for at in (0..160).chain(whole.len() - 20..whole.len()) {
         let mut bytes = whole.clone();
         bytes[at] ^= 0x15;
         fs::write(&files[0], &bytes).unwrap();
-        if let Err(error) = (form_p.load)(&files) {
+        if let Err(error) = (form_p.load)(&files, &never) {
             assert!(error.to_string().contains("data_batch_1"), "{error}");
         }
     }
@@ -170,17 +175,17 @@ fn stl10_is_turned_upright_and_keeps_its_unlabelled_part() {
     fs::write(&files[2], image(3).collect::<Vec<u8>>()).unwrap();
     fs::write(&files[3], [2]).unwrap();
     fs::write(&files[4], (4..6).flat_map(image).collect::<Vec<u8>>()).unwrap();
-    let images = (form.load)(&files).unwrap();
+    let images = (form.load)(&files, &never).unwrap();
     assert_eq!(images.size, [3, 96, 96]);
     assert_eq!((&**images.train.labels, &**images.test.labels), (&[0, 9, 4][..], &[1][..]));
     check_pixels(&images.train.pixels, 0, 96);
     check_pixels(&images.test.pixels, 3, 96);
     check_pixels(&images.unlabelled.pixels, 4, 96);
-    assert!((dataset::find("stl10").unwrap().forms[0].load)(&files[..4]).unwrap().unlabelled.is_empty());
+    assert!((dataset::find("stl10").unwrap().forms[0].load)(&files[..4], &never).unwrap().unlabelled.is_empty());
     fs::write(&files[1], [1, 0, 5]).unwrap();
-    refusal((form.load)(&files), "train_y.bin", "image 1 has the label 0, expected 1 to 10");
+    refusal((form.load)(&files, &never), "train_y.bin", "image 1 has the label 0, expected 1 to 10");
     fs::write(&files[1], [1, 5]).unwrap();
-    refusal((form.load)(&files), "train_y.bin", "2 labels for the 3 images");
+    refusal((form.load)(&files, &never), "train_y.bin", "2 labels for the 3 images");
 }
 
 fn encoded(image: &DynamicImage, format: ImageFormat) -> Vec<u8> {
@@ -238,14 +243,14 @@ fn parquet_copies_are_named_by_their_encoding() {
         for file in &files {
             parquet(file, image, label, &rows(ImageFormat::Png));
         }
-        let images = (form.load)(&files).unwrap();
+        let images = (form.load)(&files, &never).unwrap();
         assert_eq!(images.name, format!("{name} (PNG copy)"));
         assert_eq!(*images.train.labels, [0, 1, 2, 3, 4]);
         check_pixels(&images.train.pixels, 0, 32);
         for file in &files {
             parquet(file, image, label, &rows(ImageFormat::Jpeg));
         }
-        let lossy = (form.load)(&files).unwrap();
+        let lossy = (form.load)(&files, &never).unwrap();
         assert_eq!(lossy.name, format!("{name} (JPEG copy)"));
         assert_ne!(lossy.train.pixels, images.train.pixels);
     }
@@ -269,22 +274,22 @@ fn damaged_parquet_files_are_errors_that_name_the_row() {
         (with((Vec::new(), 0)), "the image of row 3"),
     ] {
         parquet(&files[0], "image", "label", &rows);
-        refusal((form.load)(&files), "train-00000", words);
+        refusal((form.load)(&files, &never), "train-00000", words);
     }
     parquet(&files[0], "image", "digit", &good);
-    refusal((form.load)(&files), "train-00000", "`digit`, expected label");
+    refusal((form.load)(&files, &never), "train-00000", "`digit`, expected label");
     parquet(&files[0], "image", "label", &good);
     let whole = fs::read(&files[0]).unwrap();
     for cut in (0..whole.len()).step_by(101) {
         fs::write(&files[0], &whole[..cut]).unwrap();
-        refusal((form.load)(&files), "train-00000", "not a whole parquet file");
+        refusal((form.load)(&files, &never), "train-00000", "not a whole parquet file");
     }
     for at in (0..whole.len()).step_by(7) {
         for flip in [0x01, 0x80, 0xff] {
             let mut bytes = whole.clone();
             bytes[at] ^= flip;
             fs::write(&files[0], &bytes).unwrap();
-            if let Err(error) = (form.load)(&files) {
+            if let Err(error) = (form.load)(&files, &never) {
                 assert!(error.to_string().contains("train-00000"), "{error}");
             }
         }
@@ -308,7 +313,7 @@ fn a_folder_of_images_counts_in_the_order_of_names() {
     write("validation/cat/1.png", &picture(5, 8));
     fs::write(root.join("train/.hidden"), "x").unwrap();
     let set = dataset::find("folder").unwrap();
-    let load = || set.load(&set.locate(Some(root), &[]).unwrap().unwrap());
+    let load = || set.load(&set.locate(Some(root), &[]).unwrap().unwrap(), &never);
     let images = load().unwrap();
     assert_eq!(images.classes, ["cat", "dog"]);
     assert_eq!(*images.train.labels, [0, 0, 1, 1]);
@@ -485,7 +490,7 @@ fn a_folder_of_images_runs_through_the_program() {
 
 #[test]
 fn validation_takes_its_share_of_every_class() {
-    let images = dataset::find("digits").unwrap().load(&[]).unwrap();
+    let images = dataset::find("digits").unwrap().load(&[], &never).unwrap();
     let labels = &images.train.labels;
     let (apart, left) = dataset::stratified(labels, 10, 0.3, &recant::rng::Rng::new(1).fork("validation"));
     let mut both = [apart.clone(), left.clone()].concat();

@@ -10,6 +10,7 @@ use recant::data::Images;
 use recant::dataset::{Dataset, Form, Remote};
 use recant::error::{Error, Result};
 use recant::fetch::{self, How};
+use recant::halt::Halt;
 
 /// What the server does with a request.
 #[derive(Clone, Copy)]
@@ -72,7 +73,7 @@ impl Server {
     }
 }
 
-fn no_load(_: &[PathBuf]) -> Result<Images> {
+fn no_load(_: &[PathBuf], _: &Halt) -> Result<Images> {
     Err(Error::invalid("not loaded here"))
 }
 

@@ -362,5 +362,10 @@ fn a_release_build_has_no_points_to_die_at() {
     let place = Place::new(RECIPE);
     let run = place.command(&["run", "r.toml", "images"]).env("RECANT_CRASH", "prepare.done").output().unwrap();
     assert_eq!(run.status.signal().is_some(), cfg!(debug_assertions));
+    let program = std::fs::read(env!("CARGO_BIN_EXE_recant")).unwrap();
+    for name in ["RECANT_CRASH", "RECANT_FAIL", "RECANT_LAPSE", "RECANT_HOST", "RECANT_FREE"] {
+        let known = program.windows(name.len()).any(|bytes| bytes == name.as_bytes());
+        assert_eq!(known, cfg!(debug_assertions), "{name}");
+    }
     assert_eq!(objects(place.folder.path()).len(), usize::from(!cfg!(debug_assertions)));
 }

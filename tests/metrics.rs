@@ -31,6 +31,7 @@ use candle_core::{DType, Device, Tensor};
 use petgraph::graph::NodeIndex;
 use recant::artifact::Artifact;
 use recant::error::Error;
+use recant::halt::never;
 use recant::metric::cka::Alignment;
 use recant::metric::roc::Curve;
 use recant::metric::svc::Svc;
@@ -78,8 +79,8 @@ fn golden_svc_membership_attacks() {
     for case in golden::cases(|entry| entry["method"].as_str().is_some_and(|m| m.starts_with("metric_svc_mia"))) {
         let member = rows(case.tensor("member"));
         let (penalty, gamma) = (case.number("C"), case.number("gamma"));
-        let svc = Svc::fit(&member, &rows(case.tensor("nonmember")), penalty, gamma);
-        let decision = svc.decide(&rows(case.tensor("forget")));
+        let svc = Svc::fit(&member, &rows(case.tensor("nonmember")), (penalty, gamma), &never).unwrap();
+        let decision = svc.decide(&rows(case.tensor("forget")), &never).unwrap();
         let called: Vec<f64> = decision.iter().map(|value| f64::from(u8::from(*value > 0.0))).collect();
         let share = called.iter().filter(|&&member| member == 0.0).count() as f64 / called.len() as f64;
         case.compare("decision", &tensor(decision));
@@ -94,9 +95,10 @@ fn golden_svc_membership_attacks() {
 fn an_attack_takes_the_steps_of_scikit_learn() {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/svc.safetensors");
     let made = candle_core::safetensors::load(file, &Device::Cpu).unwrap();
-    let svc = Svc::fit(&rows(&made["members"]), &rows(&made["strangers"]), 3.0, 1.0);
+    let svc = Svc::fit(&rows(&made["members"]), &rows(&made["strangers"]), (3.0, 1.0), &never).unwrap();
     assert_eq!(svc.steps as f64, numbers(&made["steps"])[0]);
-    for (mine, theirs) in svc.decide(&rows(&made["asked"])).into_iter().zip(numbers(&made["decision"])) {
+    for (mine, theirs) in svc.decide(&rows(&made["asked"]), &never).unwrap().into_iter().zip(numbers(&made["decision"]))
+    {
         assert!((mine - theirs).abs() < 1e-10, "{mine} {theirs}");
     }
 }

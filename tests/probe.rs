@@ -1,5 +1,7 @@
 //! The probe of features: neighbours against all pairs sorted, the linear layer against its own optimum.
 
+use recant::error::Error;
+use recant::halt::never;
 use recant::rng::Rng;
 use recant::stage::probe::linear::Linear;
 use recant::stage::probe::{Rows, knn};
@@ -29,7 +31,7 @@ fn neighbours_are_those_of_all_pairs_sorted() {
     let (train, test) = (rows(1, 403, 6, 4), rows(2, 300, 6, 4));
     let mut right = Vec::new();
     for (k, temperature) in [(1, 0.07), (7, 0.07), (7, 5.0), (200, 0.3), (5000, 0.07)] {
-        let found = knn::vote(&train, &test, 4, k, temperature).unwrap();
+        let found = knn::vote(&train, &test, 4, (k, temperature), &never).unwrap();
         for (row, answer) in test.each().zip(&found) {
             let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
             let cosine = |other: &[f32]| dot(row, other) / (dot(row, row) * dot(other, other)).sqrt();
@@ -77,7 +79,7 @@ fn loss(layer: &Linear, theta: &[f64], train: &Rows, l2: f64) -> (f64, Vec<f64>)
 fn the_linear_layer_is_where_its_loss_is_flat() {
     let (train, test) = (rows(1, 410, 6, 4), rows(2, 300, 6, 4));
     for l2 in [1e-3, 0.1] {
-        let layer = Linear::fit(&train, 4, l2, 500, &|| false).unwrap();
+        let layer = Linear::fit(&train, 4, l2, 500, &never).unwrap();
         assert!(layer.slope < 1e-6 && (5..200).contains(&layer.steps), "{} after {}", layer.slope, layer.steps);
         let (value, slope) = loss(&layer, &layer.theta, &train, l2);
         // features are rounded to f32 after they are scaled
@@ -90,21 +92,21 @@ fn the_linear_layer_is_where_its_loss_is_flat() {
         let right = share(&layer.answers(&test), &test.labels);
         assert!(right > 0.85, "{right}");
     }
-    let early = Linear::fit(&train, 4, 1e-3, 3, &|| false).unwrap();
+    let early = Linear::fit(&train, 4, 1e-3, 3, &never).unwrap();
     assert!(early.steps == 3 && early.slope > 1e-4);
-    assert!(Linear::fit(&train, 4, 1e-3, 3, &|| true).is_err());
+    assert!(Linear::fit(&train, 4, 1e-3, 3, &|| Err(Error::Interrupted)).is_err());
 }
 
 #[test]
 fn constant_features_and_one_class_are_no_trouble() {
     let mut train = rows(1, 40, 3, 4);
     train.values.chunks_mut(3).for_each(|row| row[1] = 0.25);
-    assert!(Linear::fit(&train, 4, 1e-3, 500, &|| false).unwrap().theta.iter().all(|w| w.is_finite()));
+    assert!(Linear::fit(&train, 4, 1e-3, 500, &never).unwrap().theta.iter().all(|w| w.is_finite()));
     train.labels.fill(2);
-    let layer = Linear::fit(&train, 4, 1e-3, 500, &|| false).unwrap();
+    let layer = Linear::fit(&train, 4, 1e-3, 500, &never).unwrap();
     assert_eq!(share(&layer.answers(&train), &train.labels), 1.0);
     let nothing = Rows { values: vec![0.0; 120], ..train };
-    assert!(knn::vote(&nothing, &nothing, 4, 5, 0.07).unwrap().iter().all(|&answer| answer == 2));
+    assert!(knn::vote(&nothing, &nothing, 4, (5, 0.07), &never).unwrap().iter().all(|&answer| answer == 2));
 }
 
 fn numbers(place: &Place, stage: &str) -> Vec<recant::metric::Number> {

@@ -31,7 +31,7 @@ use crate::settings::{COUNT, Entry, Field, POSITIVE, TEMPERATURE, Type, read};
 use crate::stage::{Context, Inputs};
 use crate::trainer::{Recipe, Trainer};
 use canvas::Canvas;
-use round::Round;
+use round::{GENERATOR, POINTS, Round};
 
 pub(super) const AUGMENTER: Registered = Registered {
     entry: Entry {
@@ -199,21 +199,26 @@ impl Augmenter for Confusing {
                 trainer.rounds(epoch, &second, |crew, batch, _| round.classify(crew, batch, None))?;
             }
         }
-        drop(trainer);
 
-        let points = points.parameter("points")?.detach();
         let wanted = setting.count.unwrap_or(split.forget.len());
         let (mut pixels, mut made) = (Vec::new(), open_set::Answers::default());
-        for start in (0..wanted).step_by(setting.batch) {
-            let images: Vec<u64> = (start..(start + setting.batch).min(wanted)).map(|image| image as u64).collect();
-            let fake = generator.logits(&round::noise(setting.noise, &rng.fork("images"), &images, device)?)?;
-            made.see(&network.features(&canvas.seen(&fake)?)?, &points)?;
-            pixels.extend(bytes(&canvas.cropped(&fake)?)?);
-        }
+        let note = trainer.aside(|crew| {
+            let points = crew.model(POINTS).parameter("points")?.detach();
+            for start in (0..wanted).step_by(setting.batch) {
+                context.desk.halt()?;
+                let images: Vec<u64> = (start..(start + setting.batch).min(wanted)).map(|image| image as u64).collect();
+                let noise = round::noise(setting.noise, &rng.fork("images"), &images, device)?;
+                let fake = crew.model(GENERATOR).logits(&noise)?;
+                made.see(&crew.features(&canvas.seen(&fake)?)?, &points)?;
+                pixels.extend(bytes(&canvas.cropped(&fake)?)?);
+            }
+            let network: &Model = crew;
+            open_set::note((network, &points), images, &known.classes, &made, &|| context.desk.halt())
+        })?;
+        context.desk.note(&note);
         let draw = |image: usize| rng.fork("labels").at(image as u64).below(count as u64) as u32;
         let place = |image: usize| if setting.labels == "random" { draw(image) } else { made.classes[image] };
         let labels = (0..wanted).map(|image| known.classes[place(image) as usize]).collect();
-        context.desk.note(&open_set::note((&network, &points), images, &known.classes, &made)?);
         super::images("arpl", images, Part { pixels: Arc::new(pixels), labels: Arc::new(labels) })
     }
 }

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use super::{Augmenter, DATA, Registered, split};
 use crate::artifact::Artifact;
 use crate::data::Part;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::kind::Kind;
 use crate::nn::image::Picture;
 use crate::nn::view::{self, View};
@@ -48,17 +48,19 @@ struct Simple {
 }
 
 impl Augmenter for Simple {
-    fn more(&self, inputs: &Inputs, _: &Context, rng: &Rng) -> Result<Artifact> {
+    fn more(&self, inputs: &Inputs, context: &Context, rng: &Rng) -> Result<Artifact> {
         let split = split(inputs)?;
         let (images, forget) = (&split.images, &split.forget);
         let count = self.count.unwrap_or(forget.len());
         let length = images.image_len();
         let mut pixels = vec![0; count * length];
-        pixels.par_chunks_mut(length.max(1)).enumerate().for_each(|(index, out)| {
+        pixels.par_chunks_mut(length.max(1)).enumerate().try_for_each(|(index, out)| {
+            context.desk.halt()?;
             let from = forget[index % forget.len()] as usize;
             let picture = Picture::from_bytes(&images.train.pixels[from * length..][..length], images.size);
             out.copy_from_slice(&self.view.change(&picture, rng.at(index as u64)).to_bytes());
-        });
+            Ok::<(), Error>(())
+        })?;
         let labels = (0..count).map(|index| images.train.labels[forget[index % forget.len()] as usize]).collect();
         super::images("simple", images, Part { pixels: Arc::new(pixels), labels: Arc::new(labels) })
     }

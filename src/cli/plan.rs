@@ -1,4 +1,4 @@
-//! `recant plan` and `recant explain`: what would run, and why.
+//! `recant plan`: what would run, and why.
 
 use std::path::Path;
 
@@ -71,7 +71,7 @@ pub(super) fn plan(path: &Path, common: &Common, check: bool) -> Result<u8> {
 }
 
 /// What differs from an earlier result, with the place where a setting was set.
-fn changes(recipe: &Recipe, step: &Step, old: &Manifest) -> Vec<String> {
+pub(super) fn changes(recipe: &Recipe, step: &Step, old: &Manifest) -> Vec<String> {
     let under = |table: &str, key: &str| recipe.resolved.get(table).and_then(|node| node.get(key));
     let placed = |change: String| {
         let setting = change.split(' ').next().unwrap_or_default();
@@ -82,37 +82,4 @@ fn changes(recipe: &Recipe, step: &Step, old: &Manifest) -> Vec<String> {
         }
     };
     differences(&old.fields, &step.fields, &step.defaults).into_iter().map(placed).collect()
-}
-
-pub(super) fn explain(path: &Path, name: &str, common: &Common) -> Result<u8> {
-    let (recipe, plan, store) = planned(path, common)?;
-    for node in plan.targets(&[name.to_owned()])? {
-        let step = plan.step(node);
-        if let Some(made) = store.status(&step.fingerprint) {
-            let (seconds, device, version) = (made.seconds, &made.device, &made.version);
-            say(&format!("{name} is cached: {}", step.fingerprint));
-            say(&format!(
-                "  made {} in {seconds:.1} s on {device} by recant {version}, as `{}`",
-                made.finished, made.stage
-            ));
-            made.notes.iter().for_each(|note| say(&format!("  {note}")));
-        } else {
-            say(&format!("{name} will run: {}", step.fingerprint));
-            let past = Past::of(&store);
-            match past.nearest(step) {
-                None => say("  there is no earlier result of this stage"),
-                Some(old) => {
-                    say(&format!("  the nearest earlier result is {}, made {}", old.fingerprint, old.finished));
-                    for change in changes(&recipe, step, old) {
-                        say(&format!("  {change}"));
-                    }
-                }
-            }
-        }
-        say("  the fingerprint is made of:");
-        for (field, value) in &step.fields {
-            say(&format!("    {field} = {value}"));
-        }
-    }
-    Ok(0)
 }

@@ -4,12 +4,14 @@ use std::collections::BTreeSet;
 use std::io::{IsTerminal, Write};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use candle_core::Device;
 use petgraph::graph::NodeIndex;
 use serde_json::{Value, json};
+use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
+use signal_hook::flag;
 
 use super::tables::{is_result, kept, print};
 use super::{Common, planned_with, say};
@@ -48,6 +50,7 @@ pub(super) fn reporter(json: bool, quiet: bool) -> Box<dyn Reporter> {
 
 pub(super) fn run(path: &Path, names: &[String], common: &Common, how: &How, offline: bool) -> Result<u8> {
     let begun = jiff::Timestamp::now();
+    let signals = Signals::listen()?;
     let reporter = reporter(common.json, how.quiet);
     let (recipe, plan, store) = planned_with(path, common, (!offline).then_some(reporter.as_ref()))?;
     let targets = plan.targets(names)?;
@@ -58,13 +61,12 @@ pub(super) fn run(path: &Path, names: &[String], common: &Common, how: &How, off
             ask.extend(plan.consumers(node));
         }
     }
-    let stop = Arc::new(AtomicUsize::new(0));
     let device = device(&how.device)?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let jobs = if device.is_cuda() { 1 } else { how.jobs.unwrap_or(cores.min(4)) };
     let wait = Duration::try_from_secs_f64(how.checkpoint_every)
         .map_err(|_| Error::Usage("`--checkpoint-every` takes seconds".to_owned()))?;
-    listen(&stop)?;
+    let stop = signals.begin();
     let options = Options {
         jobs,
         device,
@@ -103,8 +105,7 @@ pub(super) fn run(path: &Path, names: &[String], common: &Common, how: &How, off
     let code = match signal {
         0 if summary.locked => 4,
         0 => u8::from(!summary.failed.is_empty()),
-        signal if signal == signal_hook::consts::SIGUSR1 as usize => 75,
-        signal => 128 + signal as u8,
+        signal => code_of(signal as i32),
     };
     if !summary.ran.is_empty() || !summary.failed.is_empty() || summary.interrupted {
         let failed: Vec<Value> =
@@ -142,19 +143,40 @@ fn next(path: &Path, recipe: &Recipe, plan: &Plan) -> String {
     }
 }
 
-/// First signal: finish the step, save, stop. A second Ctrl-C: stop now.
-fn listen(stop: &Arc<AtomicUsize>) -> Result<()> {
-    use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
-    let again = Arc::new(std::sync::atomic::AtomicBool::new(false));
-    let register = || -> std::io::Result<()> {
-        signal_hook::flag::register_conditional_shutdown(SIGINT, 130, again.clone())?;
-        signal_hook::flag::register(SIGINT, again.clone())?;
-        for signal in [SIGINT, SIGTERM, SIGUSR1] {
-            signal_hook::flag::register_usize(signal, stop.clone(), signal as usize)?;
-        }
-        Ok(())
-    };
-    register().map_err(Error::io("listen for signals in", Path::new("this process")))
+/// The exit code where a signal ended the run. That of SIGUSR1, a cluster's warning, asks to be queued again.
+fn code_of(signal: i32) -> u8 {
+    if signal == SIGUSR1 { 75 } else { 128 + signal as u8 }
+}
+
+/// While planning and fetching, a signal ends the program at once: nothing is lost by it. Once stages run, the first
+/// one lets them save and stop; a second Ctrl-C ends it at once all the same.
+struct Signals {
+    /// Whether the next Ctrl-C, and whether any other signal, ends the program at once.
+    at_once: [Arc<AtomicBool>; 2],
+    /// The one that asked to stop; 0 for none.
+    stop: Arc<AtomicUsize>,
+}
+
+impl Signals {
+    fn listen() -> Result<Self> {
+        let own = Self { at_once: [(); 2].map(|()| Arc::new(AtomicBool::new(true))), stop: Arc::default() };
+        let [interrupt, other] = &own.at_once;
+        let register = || -> std::io::Result<()> {
+            for (signal, at_once) in [(SIGINT, interrupt), (SIGTERM, other), (SIGUSR1, other)] {
+                flag::register_conditional_shutdown(signal, i32::from(code_of(signal)), at_once.clone())?;
+                flag::register_usize(signal, own.stop.clone(), signal as usize)?;
+            }
+            flag::register(SIGINT, interrupt.clone()).map(drop)
+        };
+        register().map_err(Error::io("listen for signals in", Path::new("this process")))?;
+        Ok(own)
+    }
+
+    /// From now on stages run.
+    fn begin(&self) -> Arc<AtomicUsize> {
+        self.at_once.iter().for_each(|at_once| at_once.store(false, Ordering::SeqCst));
+        self.stop.clone()
+    }
 }
 
 pub(super) fn device(name: &str) -> Result<Device> {

@@ -12,9 +12,12 @@ use crate::store::{Store, Verdict};
 pub(super) fn look_after(action: &StoreAction, folder: Option<&Path>) -> Result<u8> {
     let store = Store::open(folder)?;
     match action {
-        StoreAction::Verify => {
-            let Verdict { sound, damaged } = store.verify()?;
-            say(&format!("{} sound, {} damaged", plural(sound, "result"), damaged.len()));
+        StoreAction::Verify { seconds } => {
+            let limit = seconds.map(Duration::try_from_secs_f64).transpose();
+            let limit = limit.map_err(|error| Error::Usage(format!("`--seconds`: {error}")))?;
+            let Verdict { sound, damaged, left } = store.verify(limit)?;
+            let rest = if left == 0 { String::new() } else { format!("; time is up, {left} were not looked at") };
+            say(&format!("{} sound, {} damaged{rest}", plural(sound, "result"), damaged.len()));
             for what in &damaged {
                 say(&format!("  {what} was damaged and is put aside"));
             }

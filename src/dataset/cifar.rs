@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::{Dataset, Form, Remote, assemble, parquet_images, records};
 use crate::data::{Images, Part};
 use crate::error::{Error, Result};
+use crate::halt::Halt;
 use crate::pickle::{Id, Pickle, Value};
 
 const TEN: [&str; 10] = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"];
@@ -55,7 +56,7 @@ pub(super) const CIFAR10: Dataset = Dataset {
                 url: "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
                 md5: "c32a1d4ab5d03f1284b67883e8d87530",
             }],
-            load: |files| batches(files, "CIFAR-10 (binary batches)", &TEN, &Binary { labels: 1, at: 0 }),
+            load: |files, halt| batches(files, halt, "CIFAR-10 (binary batches)", &TEN, &Binary { labels: 1, at: 0 }),
         },
         Form {
             about: "python batches",
@@ -65,7 +66,7 @@ pub(super) const CIFAR10: Dataset = Dataset {
                 url: "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
                 md5: "c58f30108f718f92721af3b95e74349a",
             }],
-            load: |files| batches(files, "CIFAR-10 (python batches)", &TEN, &Python { labels: "labels" }),
+            load: |files, halt| batches(files, halt, "CIFAR-10 (python batches)", &TEN, &Python { labels: "labels" }),
         },
         Form {
             about: "parquet files",
@@ -81,7 +82,7 @@ pub(super) const CIFAR10: Dataset = Dataset {
                     md5: "",
                 },
             ],
-            load: |files| parquet_images::load(files, "CIFAR-10", &TEN, "label"),
+            load: |files, halt| parquet_images::load(files, halt, "CIFAR-10", &TEN, "label"),
         },
     ],
 };
@@ -98,8 +99,8 @@ macro_rules! hundred {
                     url: "https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz",
                     md5: "03b5dce01913d631647c71ecec9e9cb8",
                 }],
-                load: |files| {
-                    batches(files, concat!($name, " (binary batches)"), &$classes, &Binary { labels: 2, at: $byte })
+                load: |files, halt| {
+                    batches(files, halt, concat!($name, " (binary batches)"), &$classes, &Binary { labels: 2, at: $byte })
                 },
             },
             Form {
@@ -110,7 +111,7 @@ macro_rules! hundred {
                     url: "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
                     md5: "eb9058c3a382ffc7106e4002c42a8d85",
                 }],
-                load: |files| batches(files, concat!($name, " (python batches)"), &$classes, &Python { labels: $python }),
+                load: |files, halt| batches(files, halt, concat!($name, " (python batches)"), &$classes, &Python { labels: $python }),
             },
             Form {
                 about: "parquet files",
@@ -126,7 +127,7 @@ macro_rules! hundred {
                         md5: "",
                     },
                 ],
-                load: |files| parquet_images::load(files, $name, &$classes, $column),
+                load: |files, halt| parquet_images::load(files, halt, $name, &$classes, $column),
             },
         ]
     };
@@ -150,17 +151,17 @@ pub(super) const CIFAR100_COARSE: Dataset = Dataset {
 
 /// How the images of one file are appended.
 trait Batch {
-    fn read(&self, path: &Path, pixels: &mut Vec<u8>, labels: &mut Vec<u32>, classes: usize) -> Result<()>;
+    fn read(&self, path: &Path, into: (&mut Vec<u8>, &mut Vec<u32>), classes: usize, halt: &Halt) -> Result<()>;
 }
 
 /// All files but the last are the training part.
-fn batches(files: &[PathBuf], name: &str, classes: &[&str], batch: &dyn Batch) -> Result<Images> {
+fn batches(files: &[PathBuf], halt: &Halt, name: &str, classes: &[&str], batch: &dyn Batch) -> Result<Images> {
     let (test, train) = files.split_last().ok_or_else(|| Error::invalid(format!("{name} has no files")))?;
     let part = |files: &[PathBuf]| -> Result<Part> {
         let count: usize = files.iter().map(|file| records::count(file, IMAGE)).sum();
         let (mut pixels, mut labels) = (Vec::with_capacity(count * IMAGE), Vec::new());
         for file in files {
-            batch.read(file, &mut pixels, &mut labels, classes.len())?;
+            batch.read(file, (&mut pixels, &mut labels), classes.len(), halt)?;
         }
         Ok(Part { pixels: Arc::new(pixels), labels: Arc::new(labels) })
     };
@@ -175,9 +176,10 @@ struct Binary {
 }
 
 impl Batch for Binary {
-    fn read(&self, path: &Path, pixels: &mut Vec<u8>, labels: &mut Vec<u32>, classes: usize) -> Result<()> {
+    fn read(&self, path: &Path, into: (&mut Vec<u8>, &mut Vec<u32>), classes: usize, halt: &Halt) -> Result<()> {
         let what = format!("{} and {IMAGE} bytes of pixels", crate::error::plural(self.labels, "label"));
-        records::each(path, self.labels + IMAGE, &what, |number, record| {
+        let (pixels, labels) = into;
+        records::each(path, self.labels + IMAGE, &what, halt, |number, record| {
             let (head, planes) = record.split_at(self.labels);
             labels.push(class(path, number, i64::from(head[self.at]), classes)?);
             records::push_planes(pixels, planes, 3);
@@ -198,7 +200,9 @@ struct Python {
 }
 
 impl Batch for Python {
-    fn read(&self, path: &Path, pixels: &mut Vec<u8>, labels: &mut Vec<u32>, classes: usize) -> Result<()> {
+    fn read(&self, path: &Path, into: (&mut Vec<u8>, &mut Vec<u32>), classes: usize, halt: &Halt) -> Result<()> {
+        halt()?;
+        let (pixels, labels) = into;
         let bad = |why: String| Error::bad_file(path, why);
         let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
         let pickle = Pickle::parse(&bytes).map_err(bad)?;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use super::{Dataset, Form, moments, stratified, subset};
 use crate::data::{Images, Part};
 use crate::error::{Error, Result};
+use crate::halt::Halt;
 use crate::rng::Rng;
 
 pub(super) const DATASET: Dataset = Dataset {
@@ -22,7 +23,7 @@ pub(super) const DATASET: Dataset = Dataset {
 static FILE: &[u8] = include_bytes!("digits.csv.gz");
 const SIDE: usize = 8;
 
-fn load(_: &[PathBuf]) -> Result<Images> {
+fn load(_: &[PathBuf], _: &Halt) -> Result<Images> {
     let bad = |why: String| Error::bad_file(Path::new("digits.csv.gz"), why);
     let mut text = String::new();
     flate2::read::GzDecoder::new(FILE).read_to_string(&mut text).map_err(|error| bad(error.to_string()))?;
@@ -65,7 +66,7 @@ mod tests {
 
     #[test]
     fn digits_have_all_classes_in_both_parts() {
-        let images = load(&[]).unwrap();
+        let images = load(&[], &crate::halt::never).unwrap();
         assert_eq!(images.train.len() + images.test.len(), 1797);
         for part in [&images.train, &images.test] {
             for class in 0..10 {

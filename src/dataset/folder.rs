@@ -9,6 +9,7 @@ use rayon::prelude::*;
 use super::{Dataset, Form, assemble, picture};
 use crate::data::{Images, Part};
 use crate::error::{Error, Result, listed};
+use crate::halt::Halt;
 
 pub const DATASET: Dataset = Dataset {
     name: "folder",
@@ -83,7 +84,7 @@ fn read(path: &Path) -> Result<Vec<u8>> {
     std::fs::read(path).map_err(Error::io("read", path))
 }
 
-fn load(files: &[PathBuf]) -> Result<Images> {
+fn load(files: &[PathBuf], halt: &Halt) -> Result<Images> {
     let [root] = files else { return Err(Error::invalid("the data set `folder` is one folder")) };
     let [train, validation, test] = PARTS.map(|part| {
         let folder = root.join(part);
@@ -98,7 +99,10 @@ fn load(files: &[PathBuf]) -> Result<Images> {
     let all: Vec<&PathBuf> = [&train, &validation, &test].into_iter().flatten().map(|(path, _)| path).collect();
     let looks: Vec<(usize, usize, bool)> = all
         .par_iter()
-        .map(|path| picture::look(&read(path)?).map_err(|why| Error::bad_file(path, why)))
+        .map(|path| {
+            halt()?;
+            picture::look(&read(path)?).map_err(|why| Error::bad_file(path, why))
+        })
         .collect::<Vec<Result<_>>>()
         .into_iter()
         .collect::<Result<_>>()?;
@@ -120,7 +124,7 @@ fn load(files: &[PathBuf]) -> Result<Images> {
         let length = channels * height * width;
         let mut pixels = vec![0; images.len() * length];
         let wrong = pixels.par_chunks_mut(length.max(1)).zip(images).find_map_first(|(out, (path, _))| {
-            let decoded = read(path).map(|bytes| picture::decode(&bytes, size, out));
+            let decoded = halt().and_then(|()| read(path)).map(|bytes| picture::decode(&bytes, size, out));
             decoded.and_then(|done| done.map_err(|why| Error::bad_file(path, why))).err()
         });
         wrong.map_or(Ok(()), Err)?;

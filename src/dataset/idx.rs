@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::{Dataset, Form, Remote, assemble};
 use crate::data::{Images, Part};
 use crate::error::{Error, Result};
+use crate::halt::Halt;
 
 const FILES: &[&str] = &[
     "train-images-idx3-ubyte.gz",
@@ -40,7 +41,7 @@ pub(super) const MNIST: Dataset = Dataset {
             "t10k-images-idx3-ubyte.gz" "9fb629c4189551a2d022fa330f9573f3",
             "t10k-labels-idx1-ubyte.gz" "ec29112dd5afa0611ce80d1b7f02629c"
         ),
-        load: |files| load(files, "MNIST", &super::DIGITS),
+        load: |files, halt| load(files, halt, "MNIST", &super::DIGITS),
     }],
 };
 
@@ -61,15 +62,16 @@ pub(super) const FASHION_MNIST: Dataset = Dataset {
             "t10k-images-idx3-ubyte.gz" "bef4ecab320f06d8554ea6380940ec79",
             "t10k-labels-idx1-ubyte.gz" "bb300cfdad3c16e7a12a480ee83cd310"
         ),
-        load: |files| load(files, "Fashion-MNIST", &ARTICLES),
+        load: |files, halt| load(files, halt, "Fashion-MNIST", &ARTICLES),
     }],
 };
 
-fn load(files: &[PathBuf], name: &str, classes: &[&str]) -> Result<Images> {
+fn load(files: &[PathBuf], halt: &Halt, name: &str, classes: &[&str]) -> Result<Images> {
     let [train_images, train_labels, test_images, test_labels] = files else {
         return Err(Error::invalid(format!("{name} has four files, not {}", files.len())));
     };
     let (train, height, width) = part(train_images, train_labels)?;
+    halt()?;
     let (test, test_height, test_width) = part(test_images, test_labels)?;
     if (height, width) != (test_height, test_width) {
         let why =

@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use crate::data::{Images, Part};
 use crate::error::{Error, Result, listed};
+use crate::halt::Halt;
 use crate::rng::Rng;
 
 /// A data set that recipes may name.
@@ -40,7 +41,7 @@ pub struct Form {
     pub folders: &'static [&'static str],
     /// Where the files can be had: one archive with all of them, or each by itself, in their order.
     pub origin: &'static [Remote],
-    pub load: fn(&[PathBuf]) -> Result<Images>,
+    pub load: fn(&[PathBuf], &Halt) -> Result<Images>,
 }
 
 /// A file on a server.
@@ -122,8 +123,8 @@ impl Dataset {
     }
 
     /// Reads found files, and checks that all images are there.
-    pub fn load(&self, files: &[PathBuf]) -> Result<Images> {
-        let images = (self.form_of(files)?.load)(files)?;
+    pub fn load(&self, files: &[PathBuf], halt: &Halt) -> Result<Images> {
+        let images = (self.form_of(files)?.load)(files, halt)?;
         let found = [images.train.len(), images.test.len(), images.unlabelled.len()];
         if self.counts != [0; 3] && found != self.counts {
             let [train, test, unlabelled] = self.counts;

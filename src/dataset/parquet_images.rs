@@ -3,6 +3,7 @@
 //! al. 2011), whose cropped digits are published so.
 
 use std::fs::File;
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -14,6 +15,7 @@ use rayon::prelude::*;
 use super::{Dataset, Form, Remote, assemble, picture};
 use crate::data::{Images, Part};
 use crate::error::{Error, Result};
+use crate::halt::Halt;
 
 pub(super) const FILES: &[&str] = &["train-00000-of-00001.parquet", "test-00000-of-00001.parquet"];
 /// Rows decoded at once.
@@ -40,27 +42,27 @@ pub(super) const SVHN: Dataset = Dataset {
                 md5: "",
             },
         ],
-        load: |files| load(files, "SVHN", &super::DIGITS, "label"),
+        load: |files, halt| load(files, halt, "SVHN", &super::DIGITS, "label"),
     }],
 };
 
-pub(super) fn load(files: &[PathBuf], name: &str, classes: &[&str], labels: &str) -> Result<Images> {
+pub(super) fn load(files: &[PathBuf], halt: &Halt, name: &str, classes: &[&str], labels: &str) -> Result<Images> {
     let [train, test] = files else {
         return Err(Error::invalid(format!("{name} has two files, not {}", files.len())));
     };
     let size = [3, 32, 32];
-    let (train, format) = guarded(train, size, labels, classes.len())?;
-    let (test, _) = guarded(test, size, labels, classes.len())?;
+    let (train, format) = guarded(train, size, (labels, classes.len()), halt)?;
+    let (test, _) = guarded(test, size, (labels, classes.len()), halt)?;
     assemble(format!("{name} ({format} copy)"), classes, size, train, test)
 }
 
 /// The parquet reader asserts some of what a file says of itself; a damaged file must not end the program.
-fn guarded(path: &Path, size: [usize; 3], label: &str, classes: usize) -> Result<(Part, &'static str)> {
-    let done = std::panic::catch_unwind(|| part(path, size, label, classes));
+fn guarded(path: &Path, size: [usize; 3], labels: (&str, usize), halt: &Halt) -> Result<(Part, &'static str)> {
+    let done = std::panic::catch_unwind(AssertUnwindSafe(|| part(path, size, labels, halt)));
     done.unwrap_or_else(|_| Err(Error::bad_file(path, "not a whole parquet file: its pages are damaged")))
 }
 
-fn part(path: &Path, size: [usize; 3], label: &str, classes: usize) -> Result<(Part, &'static str)> {
+fn part(path: &Path, size: [usize; 3], (label, classes): (&str, usize), halt: &Halt) -> Result<(Part, &'static str)> {
     let bad = |why: String| Error::bad_file(path, why);
     let broken = |error: parquet::errors::ParquetError| bad(format!("not a whole parquet file: {error}"));
     let file = File::open(path).map_err(Error::io("open", path))?;
@@ -95,6 +97,7 @@ fn part(path: &Path, size: [usize; 3], label: &str, classes: usize) -> Result<(P
         let group = reader.get_row_group(group).map_err(broken)?;
         let mut columns = Columns::of(group.as_ref(), image_column, label_column).map_err(bad)?;
         loop {
+            halt()?;
             let (images, numbers) = columns.next().map_err(|why| bad(format!("after row {}: {why}", labels.len())))?;
             if images.is_empty() {
                 break;

@@ -5,12 +5,14 @@ use std::io::{BufReader, Read};
 use std::path::Path;
 
 use crate::error::{Error, Result};
+use crate::halt::Halt;
 
 /// Calls `each` with the number and the bytes of every record. `what` says what a record is made of.
 pub(super) fn each(
     path: &Path,
     length: usize,
     what: &str,
+    halt: &Halt,
     mut each: impl FnMut(usize, &[u8]) -> Result<()>,
 ) -> Result<()> {
     let file = File::open(path).map_err(Error::io("open", path))?;
@@ -22,6 +24,9 @@ pub(super) fn each(
     let mut file = BufReader::with_capacity(1 << 16, file);
     let mut record = vec![0; length];
     for number in 0..(size / length as u64) as usize {
+        if number % 1024 == 0 {
+            halt()?;
+        }
         file.read_exact(&mut record).map_err(Error::io("read", path))?;
         each(number, &record)?;
     }

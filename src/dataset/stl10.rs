@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::{Dataset, Form, Remote, assemble, records};
 use crate::data::{Images, Part};
 use crate::error::{Error, Result};
+use crate::halt::Halt;
 
 const SIDE: usize = 96;
 const IMAGE: usize = 3 * SIDE * SIDE;
@@ -45,13 +46,13 @@ pub(super) const STL10_UNLABELLED: Dataset = Dataset {
     }],
 };
 
-fn load(files: &[PathBuf]) -> Result<Images> {
+fn load(files: &[PathBuf], halt: &Halt) -> Result<Images> {
     let [train, train_labels, test, test_labels, rest @ ..] = files else {
         return Err(Error::invalid(format!("STL-10 has four or five files, not {}", files.len())));
     };
     let part = |images: &Path, labels: &Path| -> Result<Part> {
-        let (pixels, mut numbers) = (pixels(images)?, Vec::new());
-        records::each(labels, 1, "a label an image", |number, record| {
+        let (pixels, mut numbers) = (pixels(images, halt)?, Vec::new());
+        records::each(labels, 1, "a label an image", halt, |number, record| {
             let label = record[0];
             let why = || format!("image {number} has the label {label}, expected 1 to 10");
             numbers.push(
@@ -73,7 +74,7 @@ fn load(files: &[PathBuf]) -> Result<Images> {
     let (train, test) = (part(train, train_labels)?, part(test, test_labels)?);
     let mut images = assemble("STL-10".to_owned(), &CLASSES, [3, SIDE, SIDE], train, test)?;
     if let [unlabelled] = rest {
-        let pixels = pixels(unlabelled)?;
+        let pixels = pixels(unlabelled, halt)?;
         let labels = vec![0; pixels.len() / IMAGE];
         images.unlabelled = Part { pixels: Arc::new(pixels), labels: Arc::new(labels) };
         images.check()?;
@@ -81,9 +82,9 @@ fn load(files: &[PathBuf]) -> Result<Images> {
     Ok(images)
 }
 
-fn pixels(path: &Path) -> Result<Vec<u8>> {
+fn pixels(path: &Path, halt: &Halt) -> Result<Vec<u8>> {
     let mut pixels = Vec::with_capacity(records::count(path, IMAGE) * IMAGE);
-    records::each(path, IMAGE, "three planes of 96x96", |_, planes| {
+    records::each(path, IMAGE, "three planes of 96x96", halt, |_, planes| {
         for row in 0..SIDE {
             for column in 0..SIDE {
                 pixels.extend((0..3).map(|channel| planes[(channel * SIDE + column) * SIDE + row]));

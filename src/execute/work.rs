@@ -17,7 +17,7 @@ use crate::kind::Kind;
 use crate::plan::{Plan, Step};
 use crate::stage::{Context, Desk, Inputs, Progress};
 use crate::store::claim::Claim;
-use crate::store::{Manifest, Store};
+use crate::store::{Manifest, Provenance, Store};
 
 /// Between two words to those who wait for this stage.
 const TELL: Duration = Duration::from_secs(2);
@@ -56,6 +56,10 @@ pub(super) fn work(
     let mut prints = BTreeMap::new();
     let mut read = BTreeMap::new();
     for (role, input) in plan.inputs(node).filter(|(_, input)| !without.contains(input)) {
+        // What lies there is read in one go; a large data set takes its time.
+        if options.stop.load(Ordering::Relaxed) != 0 {
+            return Err(Error::Interrupted);
+        }
         inputs.by_role.insert(role.to_owned(), load(plan, input, store, resident, &mut read)?);
         prints.insert(role.to_owned(), plan.step(input).fingerprint.clone());
     }
@@ -108,8 +112,7 @@ pub(super) fn work(
         fields: step.fields.clone(),
         inputs: prints,
         seconds,
-        device: device(options).to_owned(),
-        version: format!("{}, kernels {}", env!("CARGO_PKG_VERSION"), crate::nn::KERNELS),
+        provenance: Provenance::here(device(options)),
         finished: jiff::Timestamp::now().to_string(),
         notes: desk.notes.into_inner().unwrap_or_default(),
         ..Manifest::default()

@@ -136,9 +136,7 @@ fn slopes(model: &Model, loader: &Loader, desk: &dyn Desk, mut see: impl FnMut(&
     let batches = loader.epoch(0);
     let mut images = 0;
     for index in 0..batches.len {
-        if desk.stop() {
-            return Err(Error::Interrupted);
-        }
+        desk.halt()?;
         let batch = batches.batch(index)?;
         let loss = cross_entropy(&model.forward(&batch.x, &Pass::eval())?.logits, &batch.y)?;
         see(&model.gradient(&loss)?);
@@ -149,11 +147,12 @@ fn slopes(model: &Model, loader: &Loader, desk: &dyn Desk, mut see: impl FnMut(&
 }
 
 /// The share of the loader's images that the model takes for another class, in evaluation mode and without transforms.
-fn error_rate(model: &Model, loader: &Loader) -> Result<f64> {
+fn error_rate(model: &Model, loader: &Loader, desk: &dyn Desk) -> Result<f64> {
     let plain = loader.plain();
     let batches = plain.epoch(0);
     let (mut wrong, mut seen) = (0, 0);
     for index in 0..batches.len {
+        desk.halt()?;
         let batch = batches.batch(index)?;
         let answers = model.logits(&batch.x)?.argmax(candle_core::D::Minus1)?.to_vec1::<u32>()?;
         let labels = batch.y.to_vec1::<u32>()?;

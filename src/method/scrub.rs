@@ -95,7 +95,7 @@ impl Method for Scrub {
             })?;
             if self.rewind {
                 let error = trainer.keep(&format!("error {epoch}"), |student| {
-                    Ok(Tensor::new(error_rate(student, scene.forget)?, &candle_core::Device::Cpu)?)
+                    Ok(Tensor::new(error_rate(student, scene.forget, scene.desk)?, &candle_core::Device::Cpu)?)
                 })?;
                 let theta = trainer.keep(&format!("theta {epoch}"), |student| student.theta_tensor())?;
                 let stats = trainer.keep(&format!("stats {epoch}"), |student| student.stats())?;
@@ -108,7 +108,7 @@ impl Method for Scrub {
                     "`rewind` needs images that were never trained on: give the data set a `validation` part",
                 )
             })?;
-            let aim = error_rate(trainer.student(), unseen)?;
+            let aim = trainer.aside(|student| error_rate(student, unseen, scene.desk))?;
             let far = |error: f64| (error - aim).abs();
             // of equal ones the last
             let nearest = states.iter().enumerate().rev().min_by(|a, b| far(a.1.0).total_cmp(&far(b.1.0)));

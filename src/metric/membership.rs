@@ -102,8 +102,8 @@ fn attack(evidence: &Evidence, name: &str, feature: fn(&[f64], u32) -> Vec<f64>)
     if [&members, &strangers, &asked].into_iter().flatten().flatten().any(|value| !value.is_finite()) {
         return Ok(Measured::nothing(format!("{name}: left out, a feature is no number")));
     }
-    let svc = Svc::fit(&members, &strangers, PENALTY, 1.0 / width as f64);
-    let strange = svc.decide(&asked).into_iter().filter(|value| *value <= 0.0).count();
+    let svc = Svc::fit(&members, &strangers, (PENALTY, 1.0 / width as f64), evidence.halt)?;
+    let strange = svc.decide(&asked, evidence.halt)?.into_iter().filter(|value| *value <= 0.0).count();
     let share = strange as f64 / asked.len().max(1) as f64;
     let note = format!("{name}: SVC trained on {count} retain and {count} test images");
     Ok(Measured::numbers(vec![number(name, 100.0 * share, "%", Aim::LikeOracle)]).note(note))

@@ -19,6 +19,7 @@ pub mod tsne;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::halt::Halt;
 use crate::rng::Rng;
 use figure::Figure;
 
@@ -91,8 +92,7 @@ fn softmax(row: &[f32]) -> Vec<f64> {
 }
 
 /// All that a metric may look at, about one model.
-#[derive(Clone, Debug)]
-pub struct Evidence {
+pub struct Evidence<'a> {
     pub forget: Answers,
     pub retain: Answers,
     /// Empty where the data set keeps none apart.
@@ -113,6 +113,8 @@ pub struct Evidence {
     /// How a copy learned the forget set again, where a metric needs it.
     pub relearned: Option<relearn::Course>,
     pub rng: Rng,
+    /// Asked by measures that take long.
+    pub halt: &'a Halt<'a>,
 }
 
 /// What the model that others are measured against says.
@@ -219,7 +221,7 @@ pub fn need<'a>(names: impl IntoIterator<Item = &'a str>, wanted: Need) -> bool 
 }
 
 /// What the reference says; an error where there is none.
-fn reference(evidence: &Evidence) -> Result<&Reference> {
+fn reference<'a>(evidence: &'a Evidence) -> Result<&'a Reference> {
     evidence.reference.as_ref().ok_or_else(|| Error::invalid("this metric compares with a `reference`"))
 }
 

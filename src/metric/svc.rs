@@ -13,6 +13,8 @@ mod order;
 use rayon::prelude::*;
 
 use super::exp::exp;
+use crate::error::Result;
+use crate::halt::Halt;
 use crate::wide::wide;
 use kernel::Kernel;
 use order::Order;
@@ -41,31 +43,36 @@ pub struct Svc {
 
 impl Svc {
     /// Learns to tell members from strangers: rows of one length, of finite numbers. `penalty` is C.
-    #[must_use]
-    pub fn fit(members: &[Vec<f64>], strangers: &[Vec<f64>], penalty: f64, gamma: f64) -> Self {
+    pub fn fit(
+        members: &[Vec<f64>],
+        strangers: &[Vec<f64>],
+        (penalty, gamma): (f64, f64),
+        halt: &Halt,
+    ) -> Result<Self> {
         // scikit-learn takes the lower label first, as the positive side
         let rows: Vec<&[f64]> = strangers.iter().chain(members).map(Vec::as_slice).collect();
         let mut solver = Solver::new(&rows, strangers.len(), penalty, gamma);
-        solver.solve();
+        solver.solve(halt)?;
         let weighted = rows.iter().zip(&solver.alpha).zip(&solver.sign);
         let vectors = weighted.filter(|((_, alpha), _)| **alpha > 0.0).map(|((row, a), sign)| (row.to_vec(), a * sign));
-        Self { gamma, vectors: vectors.collect(), offset: solver.offset(), steps: solver.steps }
+        Ok(Self { gamma, vectors: vectors.collect(), offset: solver.offset(), steps: solver.steps })
     }
 
     /// The decision value of each row, positive for members, as scikit-learn's `decision_function` gives it.
-    #[must_use]
-    pub fn decide(&self, asked: &[Vec<f64>]) -> Vec<f64> {
+    pub fn decide(&self, asked: &[Vec<f64>], halt: &Halt) -> Result<Vec<f64>> {
         let width = asked.first().map_or(0, Vec::len);
         let block = |rows: &[Vec<f64>]| {
+            halt()?;
             let mut columns = vec![[0.0; ASKED]; width];
             for (at, row) in rows.iter().enumerate() {
                 columns.iter_mut().zip(row).for_each(|(column, value)| column[at] = *value);
             }
             let mut sums = [0.0; ASKED];
             decide(&columns, &self.vectors, self.gamma, &mut sums);
-            sums[..rows.len()].iter().map(|sum| -(sum - self.offset)).collect::<Vec<f64>>()
+            Ok(sums[..rows.len()].iter().map(|sum| -(sum - self.offset)).collect::<Vec<f64>>())
         };
-        asked.par_chunks(ASKED).flat_map_iter(block).collect()
+        let blocks: Vec<Result<Vec<f64>>> = asked.par_chunks(ASKED).map(block).collect();
+        Ok(blocks.into_iter().collect::<Result<Vec<_>>>()?.concat())
     }
 }
 
@@ -132,25 +139,27 @@ impl Solver {
         solver
     }
 
-    fn solve(&mut self) {
+    fn solve(&mut self, halt: &Halt) -> Result<()> {
         let pause = self.value.len().min(1000);
         let mut pending = pause + 1;
         while self.steps < STEPS {
             pending -= 1;
             if pending == 0 {
                 pending = pause;
-                self.shrink();
+                self.shrink(halt)?;
             }
-            let pair = self.choose().or_else(|| {
+            let mut pair = self.choose();
+            if pair.is_none() {
                 // optimal among those that are left: all come back, and are shrunk again at once
-                self.restore();
+                self.restore(halt)?;
                 pending = 1;
-                self.choose()
-            });
-            let Some((i, j)) = pair else { return };
+                pair = self.choose();
+            }
+            let Some((i, j)) = pair else { break };
             self.steps += 1;
             self.step(i, j);
         }
+        Ok(())
     }
 
     /// Looks for the largest values again after points were taken out or back.
@@ -253,11 +262,12 @@ impl Solver {
     }
 
     /// Leaves out points at a bound that will very likely stay there.
-    fn shrink(&mut self) {
+    fn shrink(&mut self, halt: &Halt) -> Result<()> {
+        halt()?;
         let [rise, fall] = self.extremes();
         if !self.order.restored && rise + fall <= 10.0 * TOLERANCE {
             self.order.restored = true;
-            self.restore();
+            self.restore(halt)?;
         }
         let settled = |at: usize| match (self.up[at] == 0.0, self.low[at] == 0.0) {
             (false, true) => self.value[at] > rise,
@@ -268,6 +278,7 @@ impl Solver {
             (self.up[at], self.low[at]) = (f32::NEG_INFINITY, f32::NEG_INFINITY);
         }
         self.look();
+        Ok(())
     }
 
     /// The largest value that may rise, and the largest negative one that may fall.
@@ -280,17 +291,20 @@ impl Solver {
     }
 
     /// Takes the points back that are shrunk. Their values are summed afresh, as LIBSVM does, who did not keep them up.
-    fn restore(&mut self) {
+    fn restore(&mut self, halt: &Halt) -> Result<()> {
         let active = self.order.active;
         let back = self.order.restore();
         if back.is_empty() {
-            return;
+            return Ok(());
         }
         for &at in &back {
             self.mark(at);
             self.value[at] = self.bound[at] + self.sign[at];
         }
         for place in 0..active {
+            if place % ASKED == 0 {
+                halt()?;
+            }
             let from = self.order.points[place];
             if self.alpha[from] > 0.0 && self.alpha[from] < self.penalty {
                 let row = self.kernel.row(from);
@@ -301,6 +315,7 @@ impl Solver {
             }
         }
         self.look();
+        Ok(())
     }
 
     /// The decision's threshold: the mean over points between the bounds, or the middle of what the others allow.
@@ -375,6 +390,7 @@ wide! {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::halt::never;
     use crate::rng::Rng;
 
     /// Two clouds that overlap, some points of which are there several times.
@@ -392,13 +408,15 @@ mod tests {
             let gamma = 1.0 / width as f64;
             let rows: Vec<&[f64]> = strangers.iter().chain(&members).map(Vec::as_slice).collect();
             let mut solver = Solver::new(&rows, count, 3.0, gamma);
-            solver.solve();
-            let svc = Svc::fit(&members, &strangers, 3.0, gamma);
+            solver.solve(&never).unwrap();
+            let svc = Svc::fit(&members, &strangers, (3.0, gamma), &never).unwrap();
             assert!(count < 2000 || !solver.order.points.is_sorted(), "{} steps: nothing was shrunk", svc.steps);
             let asked: Vec<Vec<f64>> = rows.iter().map(|row| row.to_vec()).collect();
             // kernel values in f32 are off by 2^-25
             let slack = TOLERANCE + 3.0 * rows.len() as f64 * 2f64.powi(-25);
-            for ((value, sign), &alpha) in svc.decide(&asked).iter().zip(&solver.sign).zip(&solver.alpha) {
+            for ((value, sign), &alpha) in
+                svc.decide(&asked, &never).unwrap().iter().zip(&solver.sign).zip(&solver.alpha)
+            {
                 let margin = -sign * value;
                 assert!((0.0..=3.0).contains(&alpha));
                 assert!(alpha >= 3.0 || margin >= 1.0 - slack, "{count}: {margin} at {alpha}");
@@ -415,8 +433,9 @@ mod tests {
         let [members, strangers] = clouds(2000, 100);
         let with = |threads: usize| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            let decide = || Svc::fit(&members, &strangers, 3.0, 0.01).decide(&members);
-            pool.install(decide).into_iter().map(f64::to_bits).collect::<Vec<_>>()
+            let fit = || Svc::fit(&members, &strangers, (3.0, 0.01), &never);
+            let decide = || fit()?.decide(&members, &never);
+            pool.install(decide).unwrap().into_iter().map(f64::to_bits).collect::<Vec<_>>()
         };
         let one = with(1);
         assert!(one == with(2) && one == with(5));
@@ -424,8 +443,8 @@ mod tests {
 
     #[test]
     fn points_that_are_all_the_same_are_strangers_or_members_alike() {
-        let svc = Svc::fit(&vec![vec![0.5]; 20], &vec![vec![0.5]; 20], 3.0, 1.0);
-        let values = svc.decide(&[vec![0.5], vec![0.5], vec![0.5]]);
+        let svc = Svc::fit(&vec![vec![0.5]; 20], &vec![vec![0.5]; 20], (3.0, 1.0), &never).unwrap();
+        let values = svc.decide(&[vec![0.5], vec![0.5], vec![0.5]], &never).unwrap();
         assert!(values.iter().all(|value| value.is_finite() && *value == values[0]));
     }
 }

@@ -12,6 +12,7 @@ use rayon::prelude::*;
 use super::figure::{Figure, Series, Shape};
 use super::{Evidence, Measured, Metric, Need};
 use crate::error::Result;
+use crate::halt::Halt;
 use crate::rng::Rng;
 use neighbours::{Row, affinities};
 
@@ -56,17 +57,17 @@ fn gradient(p: &[Row], y: &Points, exaggeration: f64) -> Points {
 }
 
 /// A place in the plane for each row of `x`, rows of one length and of finite numbers.
-#[must_use]
-pub fn map(x: &[Vec<f64>], rng: Rng) -> Points {
-    embed(&affinities(x, PERPLEXITY), STEPS, rng)
+pub fn map(x: &[Vec<f64>], rng: Rng, halt: &Halt) -> Result<Points> {
+    embed(&affinities(x, PERPLEXITY), STEPS, rng, halt)
 }
 
-fn embed(p: &[Row], steps: usize, mut rng: Rng) -> Points {
+fn embed(p: &[Row], steps: usize, mut rng: Rng, halt: &Halt) -> Result<Points> {
     let n = p.len();
     let mut y: Points = (0..n).map(|_| [(); 2].map(|()| 1e-4 * f64::from(rng.normal()))).collect();
     let (mut speed, mut gains) = (vec![[0.0; 2]; n], vec![[1.0_f64; 2]; n]);
     let rate = (n as f64 / EXAGGERATION / 4.0).max(50.0);
     for step in 0..steps {
+        halt()?;
         let (exaggeration, momentum) = if step < EARLY { (EXAGGERATION, 0.5) } else { (1.0, 0.8) };
         let slopes = gradient(p, &y, exaggeration);
         for (i, slope) in slopes.iter().enumerate() {
@@ -78,7 +79,7 @@ fn embed(p: &[Row], steps: usize, mut rng: Rng) -> Points {
             }
         }
     }
-    y
+    Ok(y)
 }
 
 fn measure(evidence: &Evidence) -> Result<Measured> {
@@ -89,7 +90,7 @@ fn measure(evidence: &Evidence) -> Result<Measured> {
     if x.iter().flatten().any(|value| !value.is_finite()) {
         return Ok(Measured::nothing("tsne: left out, a feature is no number"));
     }
-    let y = map(&x, evidence.rng.fork("tsne"));
+    let y = map(&x, evidence.rng.fork("tsne"), evidence.halt)?;
     let mut rest = y.as_slice();
     let groups = evidence.features.iter().map(|(name, rows)| {
         let (own, others) = rest.split_at(rows.len());
@@ -109,6 +110,7 @@ fn measure(evidence: &Evidence) -> Result<Measured> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::halt::never;
 
     /// Three clouds in ten dimensions, 20 points each.
     pub fn clouds() -> Vec<Vec<f64>> {
@@ -166,7 +168,7 @@ mod tests {
     #[test]
     fn the_divergence_falls_and_clouds_stay_apart() {
         let p = affinities(&clouds(), 12.0);
-        let at = |steps: usize| embed(&p, steps, Rng::new(1));
+        let at = |steps: usize| embed(&p, steps, Rng::new(1), &never).unwrap();
         let (start, end) = (divergence(&p, &at(0)), divergence(&p, &at(STEPS)));
         assert!(end < start / 3.0, "{start} {end}");
         let y = at(STEPS);
@@ -182,11 +184,11 @@ mod tests {
         let x = clouds();
         let with = |threads: usize| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            pool.install(|| map(&x, Rng::new(2)))
+            pool.install(|| map(&x, Rng::new(2), &never)).unwrap()
         };
         let bits = |points: Points| points.into_iter().map(|p| p.map(f64::to_bits)).collect::<Vec<_>>();
         let one = bits(with(1));
         assert!(one == bits(with(2)) && one == bits(with(5)));
-        assert!(one != bits(map(&x, Rng::new(3))));
+        assert!(one != bits(map(&x, Rng::new(3), &never).unwrap()));
     }
 }

@@ -365,6 +365,23 @@ impl Model {
         Ok(Tensor::cat(&flat, 0)?)
     }
 
+    /// The first running statistic that is no finite number, by its name.
+    pub fn odd_statistic(&self) -> Result<Option<(String, f64)>> {
+        let odd = |values: &Tensor| -> Result<Option<f32>> {
+            let values = values.flatten_all()?.to_dtype(DType::F32)?.to_vec1::<f32>()?;
+            Ok(values.into_iter().find(|value| !value.is_finite()))
+        };
+        if self.stats.is_empty() || odd(&self.stats()?)?.is_none() {
+            return Ok(None);
+        }
+        for (name, tensor) in self.tensors()?.iter().filter(|(name, _)| name.contains(".running_")) {
+            if let Some(value) = odd(tensor)? {
+                return Ok(Some((name.clone(), f64::from(value))));
+            }
+        }
+        Ok(None)
+    }
+
     /// What `stats` gave.
     pub fn set_stats(&mut self, stats: &Tensor) -> Result<()> {
         let total: usize = self.stats.iter().map(Tensor::elem_count).sum();

@@ -6,6 +6,7 @@ use petgraph::visit::EdgeRef;
 use serde_json::Value;
 
 use super::Step;
+use super::origin::oracle;
 use crate::dataset::{self, Dataset};
 use crate::error::{Mistake, listed, nearest};
 use crate::kind::Kind;
@@ -17,7 +18,7 @@ type Graph = DiGraph<Step, String>;
 type Check = fn(&Graph, NodeIndex) -> Option<Mistake>;
 
 const CHECKS: &[Check] =
-    &[mask, augment, generator, rewind, classes, rest, unlabelled, reference_network, reference_images];
+    &[mask, augment, generator, rewind, classes, rest, unlabelled, reference_network, reference_images, oracle];
 
 pub(super) fn mistakes(plan: &Graph) -> Vec<Mistake> {
     plan.node_indices().flat_map(|node| CHECKS.iter().filter_map(move |check| check(plan, node))).collect()

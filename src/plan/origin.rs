@@ -3,7 +3,9 @@
 
 use std::collections::BTreeMap;
 
+use petgraph::Direction;
 use petgraph::graph::{DiGraph, NodeIndex};
+use petgraph::visit::EdgeRef;
 
 use super::Step;
 use super::fits::input;
@@ -45,4 +47,38 @@ pub(super) fn mistakes(plan: &DiGraph<Step, String>) -> Vec<Mistake> {
         }
     }
     mistakes
+}
+
+/// A table measures against a model that never saw what is to be forgotten: an error where its reference was trained on
+/// all images, or on those to forget.
+pub(super) fn oracle(plan: &DiGraph<Step, String>, node: NodeIndex) -> Option<Mistake> {
+    let settings = plan[node].settings.get("measured").filter(|_| plan[node].kind.collects)?;
+    let rows = settings.as_array()?.iter();
+    // The row of a reference names itself.
+    let own = rows.filter(|row| row["name"] == row["reference"]).filter_map(|row| row["name"].as_str());
+    let edges = plan.edges_directed(node, Direction::Incoming);
+    let scores: BTreeMap<&str, NodeIndex> = edges.map(|edge| (edge.weight().as_str(), edge.source())).collect();
+    own.filter_map(|row| {
+        let model = input(plan, *scores.get(format!("scores[{row}]").as_str())?, "model")?;
+        let (seen, what) = seen(plan, model)?;
+        let (name, seen) = (&plan[model].name, &plan[seen]);
+        let mistake = Mistake::at(&plan[node].place, format!("the reference `{name}` has seen the forget set"))
+            .label(format!("`{name}` was trained on {what} `{}`", seen.name))
+            .help("measure against a model that is retrained without it: `data` the split, `on = \"retain\"`");
+        Some(mistake.related(&plan[model].place, format!("`{}` is declared here", plan[model].base)))
+    })
+    .next()
+}
+
+/// What a model was first trained on, where images to forget are among it.
+fn seen(plan: &DiGraph<Step, String>, mut node: NodeIndex) -> Option<(NodeIndex, &'static str)> {
+    while let Some(from) = input(plan, node, "model") {
+        node = from;
+    }
+    let data = input(plan, node, "trained_on").or_else(|| input(plan, node, "data"))?;
+    match plan[data].makes {
+        Kind::Images => Some((data, "all of")),
+        _ if plan[node].settings.get("on").is_some_and(|on| on == "forget") => Some((data, "the forget set of")),
+        _ => None,
+    }
 }

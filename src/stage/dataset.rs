@@ -53,7 +53,7 @@ impl Stage for Dataset {
     fn run(&self, _: &Inputs, context: &Context) -> Result<Artifact> {
         let files = context.files.iter().filter(|(role, _)| role.starts_with("source."));
         let files: Vec<_> = files.map(|(_, path)| path.clone()).collect();
-        let mut images = dataset::find(&self.source)?.load(&files)?;
+        let mut images = dataset::find(&self.source)?.load(&files, &|| context.desk.halt())?;
         let (classes, length) = (images.classes.len(), images.image_len());
         let rng = Rng::new(self.seed);
         for (part, limit, purpose) in

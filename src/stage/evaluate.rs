@@ -97,7 +97,7 @@ impl Stage for Evaluate {
         let mut tell = |count: usize| {
             done += count;
             context.desk.progress(Progress { done: done.min(total), total, loss: None, images: done });
-            if context.desk.stop() { Err(Error::Interrupted) } else { Ok(()) }
+            context.desk.halt()
         };
         let mut ask = |model: &Model, part: &Part, indices: &[u32]| -> Result<(Answers, Vec<f32>)> {
             let logits = logits(model, images, part, indices, &mut tell)?;
@@ -166,6 +166,7 @@ impl Stage for Evaluate {
             features: mapped,
             relearned,
             rng,
+            halt: &|| context.desk.halt(),
         };
         let mut all = Measured::default();
         let measured: Vec<Result<Measured>> =

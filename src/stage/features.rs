@@ -62,9 +62,7 @@ impl Stage for FeaturesStage {
                 values.extend(seen.flatten_all()?.to_vec1::<f32>()?);
                 done += chunk.len();
                 context.desk.progress(Progress { done, total, loss: None, images: done });
-                if context.desk.stop() {
-                    return Err(Error::Interrupted);
-                }
+                context.desk.halt()?;
             }
             let values = Tensor::from_vec(values, (indices.len(), width), &Device::Cpu)?;
             let labels = indices.iter().map(|&index| part.labels[index as usize]).collect();

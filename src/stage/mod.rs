@@ -104,6 +104,10 @@ pub trait Desk: Send + Sync {
     fn note(&self, note: &str);
     /// Whether the stage should save and stop now: a first Ctrl-C, a cluster's warning.
     fn stop(&self) -> bool;
+    /// The same as an error, for work that has nothing to save.
+    fn halt(&self) -> Result<()> {
+        if self.stop() { Err(Error::Interrupted) } else { Ok(()) }
+    }
     /// Whether it is time to save a checkpoint, `steps` steps and `epochs` whole epochs after the last one.
     fn due(&self, steps: usize, epochs: usize) -> bool;
     /// The checkpoint of an earlier, interrupted run of this very stage, if there is a sound one.

@@ -14,6 +14,7 @@ use super::{Context, Inputs, Makes, Progress, Stage, StageKind};
 use crate::artifact::{Artifact, Scores};
 use crate::data::{Images, Part};
 use crate::error::{Error, Result};
+use crate::halt::Halt;
 use crate::kind::Kind;
 use crate::metric::{Aim, Number};
 use crate::nn::arch::Arch;
@@ -91,8 +92,9 @@ impl Stage for Probe {
         let mut of = |part: &Part| features(&model, &seen, part, &mut done, context);
         let (train, test) = (of(&seen.train)?, of(&seen.test)?);
         let classes = images.classes.len();
-        let near = knn::vote(&train, &test, classes, self.k, self.temperature)?;
-        let layer = linear::Linear::fit(&train, classes, self.l2, self.iterations, &|| context.desk.stop())?;
+        let halt: &Halt = &|| context.desk.halt();
+        let near = knn::vote(&train, &test, classes, (self.k, self.temperature), halt)?;
+        let layer = linear::Linear::fit(&train, classes, self.l2, self.iterations, halt)?;
         let straight = layer.answers(&test);
         let right = |answers: &[u32]| {
             let right = answers.iter().zip(&test.labels).filter(|(answer, label)| answer == label).count();
@@ -133,9 +135,7 @@ fn features(model: &Model, images: &Images, part: &Part, done: &mut usize, conte
         *done += chunk.len();
         let total = images.train.len() + images.test.len();
         context.desk.progress(Progress { done: *done, total, loss: None, images: *done });
-        if context.desk.stop() {
-            return Err(Error::Interrupted);
-        }
+        context.desk.halt()?;
     }
     Ok(Rows { values, width, labels: part.labels.to_vec() })
 }

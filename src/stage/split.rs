@@ -1,11 +1,13 @@
 //! `split`: what is to be forgotten, and what is kept: disjoint, complete and checked.
 
+use std::collections::HashMap;
+
 use serde::Deserialize;
 
 use super::{Context, Inputs, Makes, Stage, StageKind};
 use crate::artifact::Artifact;
 use crate::data::{Images, Split};
-use crate::error::{Error, Result, listed};
+use crate::error::{Error, Result, listed, plural};
 use crate::indices;
 use crate::kind::Kind;
 use crate::rng::Rng;
@@ -30,6 +32,11 @@ pub const KIND: StageKind = StageKind {
             Type::Table(FORGET),
             "{ count }, { share }, { classes }, { classes, count } or { file }",
         ),
+        Field::optional(
+            "overlap",
+            Type::Choice(&["allow"]),
+            "images to forget that are test images too are an error, unless \"allow\" is said",
+        ),
         SEED,
     ],
     choice: None,
@@ -50,6 +57,7 @@ pub const KIND: StageKind = StageKind {
 #[derive(Debug, Deserialize)]
 struct SplitStage {
     forget: Forget,
+    overlap: Option<String>,
     seed: u64,
 }
 
@@ -96,8 +104,30 @@ impl Stage for SplitStage {
                 classes.clear();
             }
         }
-        Ok(Artifact::Split(Split::new(images.clone(), candidates, classes)?.into()))
+        let split = Split::new(images.clone(), candidates, classes)?;
+        if self.overlap.is_none() {
+            apart(&split)?;
+        }
+        Ok(Artifact::Split(split.into()))
     }
+}
+
+/// An error where an image to forget is a test image too, pixel by pixel: what stands for unseen images would be what is
+/// to be forgotten.
+fn apart(split: &Split) -> Result<()> {
+    let (images, length) = (&split.images, split.images.image_len().max(1));
+    let unseen: HashMap<&[u8], usize> = images.test.pixels.chunks_exact(length).zip(0..).collect();
+    let both = split.forget.iter().filter_map(|&index| {
+        let pixels = images.train.pixels.chunks_exact(length).nth(index as usize)?;
+        Some((index, *unseen.get(pixels)?))
+    });
+    let both: Vec<(u32, usize)> = both.collect();
+    let Some((forget, test)) = both.first() else { return Ok(()) };
+    Err(Error::invalid(format!(
+        "forget and test overlap: training image {forget}, which is to be forgotten, is test image {test} too, pixel by \
+         pixel, and {} in all are: leave them out of `forget`, or say `overlap = \"allow\"`",
+        plural(both.len(), "image")
+    )))
 }
 
 fn class_number(class: &serde_json::Value, images: &Images) -> Result<u32> {

@@ -133,6 +133,28 @@ mod tests {
     }
 
     #[test]
+    fn a_long_history_with_long_lines_loses_the_torn_line_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(Some(folder.path())).unwrap();
+        store.prepare().unwrap();
+        let names: Vec<String> = (0..200).map(|stage| format!("evaluate(scrub[seed={stage}], split)")).collect();
+        (0..300).for_each(|number| store.log(&json!({ "number": number, "ran": names, "version": "0" })).unwrap());
+        let path = store.history_path();
+        let whole = fs::read(&path).unwrap();
+        let lengths: Vec<usize> = whole.split_inclusive(|&byte| byte == b'\n').map(<[u8]>::len).collect();
+        let ends: Vec<usize> =
+            lengths.iter().scan(0, |end, length| Some(std::mem::replace(end, *end + length))).collect();
+        // Spread over all lines and over places in a line.
+        for cut in (1..whole.len()).step_by(whole.len() / 97 + 1) {
+            fs::write(&path, &whole[..cut]).unwrap();
+            let history = store.history().unwrap();
+            let begun = ends.iter().filter(|&&start| start < cut).count();
+            assert_eq!(history.runs.len() + history.damaged, begun, "cut at {cut}");
+            assert!(history.damaged <= 1 && history.runs.iter().zip(0..).all(|(run, number)| run["number"] == number));
+        }
+    }
+
+    #[test]
     fn a_flipped_bit_of_the_history_is_seen() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(Some(folder.path())).unwrap();

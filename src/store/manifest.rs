@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+use super::Provenance;
 use crate::error::{Error, Result};
 use crate::kind::Kind;
 
@@ -24,8 +25,9 @@ pub struct Manifest {
     pub bytes: u64,
     /// Seconds of work, those of interrupted attempts included.
     pub seconds: f64,
-    pub device: String,
-    pub version: String,
+    /// Program, build, processor and device that computed it.
+    #[serde(default)]
+    pub provenance: Provenance,
     pub finished: String,
     pub notes: Vec<String>,
 }

@@ -9,6 +9,7 @@ mod files;
 pub mod gc;
 mod history;
 mod manifest;
+mod provenance;
 mod verify;
 mod who;
 
@@ -24,6 +25,7 @@ pub use files::size;
 use files::{list, sync_folder, touch};
 pub use history::History;
 pub use manifest::Manifest;
+pub use provenance::Provenance;
 pub use verify::Verdict;
 
 use rayon::prelude::*;

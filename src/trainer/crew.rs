@@ -5,6 +5,7 @@ use std::ops::{Deref, DerefMut};
 
 use candle_core::{Device, Tensor};
 use rayon::prelude::*;
+use serde_json::{Value, json};
 
 use super::{Loss, Recipe};
 use crate::error::{Error, Result};
@@ -19,7 +20,7 @@ pub struct Crew<'a> {
     /// Of the batch in the epoch.
     index: usize,
     /// Lengths of the terms' gradients, when they were last looked at.
-    norms: Vec<(&'static str, f64)>,
+    norms: Vec<(String, f64)>,
 }
 
 struct Member<'a> {
@@ -28,6 +29,10 @@ struct Member<'a> {
     model: Held<'a>,
     stepper: Stepper,
     course: Course,
+    /// Whether it had to move in any step: a gradient was more than zero, or was allowed to be none.
+    moved: bool,
+    /// Whether it made any step.
+    stepped: bool,
 }
 
 enum Held<'a> {
@@ -112,13 +117,14 @@ impl<'a> Crew<'a> {
     }
 
     /// One backward of the loss, and a step of each model whose number is given; gives the loss. An error where loss or
-    /// gradient is no finite number, and where a term beside the first has no gradient.
+    /// gradient is no finite number, which names the term, and where a term beside the first has no gradient.
     pub fn descend(&mut self, loss: &Loss, who: &[usize]) -> Result<f64> {
         let total = loss.total()?;
         let value = f64::from(total.to_scalar::<f32>()?);
         let rate = who.first().map_or(0.0, |&first| self.members[first].course.rate(self.at));
         if !value.is_finite() {
-            return Err(self.diverged("the loss", value, rate));
+            let of = |term: &Tensor| Ok(f64::from(term.to_scalar::<f32>()?));
+            return Err(self.diverged(loss, ("the loss", value), rate, &of));
         }
         if loss.terms.len() > 1 && (self.index == 0 || self.index.is_power_of_two()) {
             self.norms = self.look(loss, who)?;
@@ -127,9 +133,11 @@ impl<'a> Crew<'a> {
         for (&number, gradient) in who.iter().zip(&gradients) {
             let length = length(gradient);
             if !length.is_finite() {
-                return Err(self.diverged("the gradient", length, rate));
+                let of = |term: &Tensor| self.norm(term, who);
+                return Err(self.diverged(loss, ("the gradient", length), rate, &of));
             }
-            let Member { model, stepper, course, .. } = &mut self.members[number];
+            let Member { model, stepper, course, moved, stepped, .. } = &mut self.members[number];
+            (*moved, *stepped) = (*moved || length > 0.0 || loss.may_rest, true);
             let (rate, momentum) = (course.rate(self.at), course.momentum(self.at));
             model.update(|theta| stepper.step_with(theta, gradient, rate, momentum))?;
             course.saw(value);
@@ -143,27 +151,52 @@ impl<'a> Crew<'a> {
     }
 
     /// The length of each term's gradient over all models.
-    fn look(&self, loss: &Loss, who: &[usize]) -> Result<Vec<(&'static str, f64)>> {
+    fn look(&self, loss: &Loss, who: &[usize]) -> Result<Vec<(String, f64)>> {
         let mut norms = Vec::new();
         for (index, (name, term)) in loss.terms.iter().enumerate() {
-            let found = self.gradients(term, who);
-            let norm = match found {
-                Ok(all) => all.iter().map(|gradient| length(gradient).powi(2)).sum::<f64>().sqrt(),
-                Err(Error::NoGradient(_)) => 0.0,
-                Err(error) => return Err(error),
-            };
+            let norm = self.norm(term, who)?;
             // The first term may rest for a while: a student that is still its own teacher has nowhere to go.
             if index > 0 && norm == 0.0 && !loss.may_rest {
                 return Err(Error::NoGradient((*name).to_owned()));
             }
-            norms.push((*name, norm));
+            norms.push(((*name).to_owned(), norm));
         }
         Ok(norms)
     }
 
+    /// The length of a term's gradient over all models.
+    fn norm(&self, term: &Tensor, who: &[usize]) -> Result<f64> {
+        match self.gradients(term, who) {
+            Ok(all) => Ok(all.iter().map(|gradient| length(gradient).powi(2)).sum::<f64>().sqrt()),
+            Err(Error::NoGradient(_)) => Ok(0.0),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// An error where running statistics are no finite numbers: a batch's variance overflows before its loss does, as
+    /// what is divided by it becomes 0.
+    pub(super) fn watch_statistics(&self) -> Result<()> {
+        let Some((name, value)) =
+            self.members.iter().find_map(|member| member.model.odd_statistic().transpose()).transpose()?
+        else {
+            return Ok(());
+        };
+        let rate = self.members[0].course.rate(self.at);
+        Err(self.error(format!("the statistic `{name}`"), value, rate))
+    }
+
+    /// An error where a model that made steps never had anywhere to go.
+    pub(super) fn watch_moves(&self) -> Result<()> {
+        match self.members.iter().find(|member| member.stepped && !member.moved) {
+            None => Ok(()),
+            Some(member) if member.prefix.is_empty() => Err(Error::NoGradient("method".to_owned())),
+            Some(member) => Err(Error::NoGradient(member.prefix.trim_end_matches('.').to_owned())),
+        }
+    }
+
     /// The norms in words, where the loss has several terms; once.
     pub(super) fn norms(&mut self) -> Option<String> {
-        let words = |(name, norm): &(&str, f64)| format!("{name} {norm:.3e}");
+        let words = |(name, norm): &(String, f64)| format!("{name} {norm:.3e}");
         let norms = std::mem::take(&mut self.norms);
         (!norms.is_empty()).then(|| norms.iter().map(words).collect::<Vec<_>>().join(", "))
     }
@@ -172,14 +205,31 @@ impl<'a> Crew<'a> {
         self.members.iter_mut().for_each(|member| member.course.end_epoch());
     }
 
-    fn diverged(&self, term: &str, value: f64, learning_rate: f64) -> Error {
-        Error::Diverged { term: term.to_owned(), value, step: self.at.step + 1, learning_rate }
+    /// The error for a loss, or its gradient, that is no finite number. Where there are several terms, `of` measures
+    /// them, and the first to blame is named.
+    fn diverged(
+        &self,
+        loss: &Loss,
+        (what, value): (&str, f64),
+        rate: f64,
+        of: &dyn Fn(&Tensor) -> Result<f64>,
+    ) -> Error {
+        let terms = loss.terms.iter().filter(|_| loss.terms.len() > 1);
+        let mut odd = terms.filter_map(|(name, term)| Some((*name, of(term).ok().filter(|value| !value.is_finite())?)));
+        match odd.next() {
+            Some((name, value)) => self.error(format!("{what} of the term `{name}`"), value, rate),
+            None => self.error(what.to_owned(), value, rate),
+        }
+    }
+
+    fn error(&self, term: String, value: f64, learning_rate: f64) -> Error {
+        Error::Diverged { term, value, step: self.at.step + 1, learning_rate }
     }
 
     /// All that a checkpoint keeps.
     pub(super) fn tensors(&self) -> Result<BTreeMap<String, Tensor>> {
         let mut tensors = BTreeMap::new();
-        for Member { prefix, model, stepper, course } in &self.members {
+        for Member { prefix, model, stepper, course, .. } in &self.members {
             let theta = Tensor::from_vec(model.theta()?, model.len(), &Device::Cpu)?;
             tensors.insert(format!("{prefix}theta"), theta);
             for (name, tensor) in model.tensors()? {
@@ -197,8 +247,21 @@ impl<'a> Crew<'a> {
         Ok(tensors)
     }
 
+    /// What it keeps beside the tensors.
+    pub(super) fn record(&self) -> Value {
+        let been = |member: &Member| json!([member.moved, member.stepped]);
+        json!({ "norms": self.norms, "moved": self.members.iter().map(been).collect::<Vec<_>>() })
+    }
+
+    pub(super) fn load_record(&mut self, record: &Value) {
+        self.norms = serde_json::from_value(record["norms"].clone()).unwrap_or_default();
+        for (member, been) in self.members.iter_mut().zip(record["moved"].as_array().into_iter().flatten()) {
+            (member.moved, member.stepped) = (been[0] == true, been[1] == true);
+        }
+    }
+
     pub(super) fn load(&mut self, tensors: &BTreeMap<String, Tensor>) -> Result<()> {
-        for Member { prefix, model, stepper, course } in &mut self.members {
+        for Member { prefix, model, stepper, course, .. } in &mut self.members {
             let theta = tensors.get(&format!("{prefix}theta"));
             let theta = theta.ok_or_else(|| Error::invalid(format!("the checkpoint lacks {prefix}theta")))?;
             model.set_theta(&theta.to_vec1::<f32>()?)?;
@@ -213,7 +276,8 @@ impl<'a> Crew<'a> {
 impl<'a> Member<'a> {
     fn new(prefix: String, model: Held<'a>, recipe: &Recipe, mask: Option<Vec<f32>>) -> Self {
         let stepper = Stepper::new(recipe.optimizer.clone(), model.len(), mask);
-        Self { prefix, model, stepper, course: Course::new(&recipe.schedule, recipe.lr) }
+        let course = Course::new(&recipe.schedule, recipe.lr);
+        Self { prefix, model, stepper, course, moved: false, stepped: false }
     }
 }
 

@@ -4,6 +4,7 @@ use candle_core::Tensor;
 
 use crate::data::Images;
 use crate::error::{Error, Result};
+use crate::halt::Halt;
 use crate::metric::open_set::oscr;
 use crate::metric::roc::Curve;
 use crate::nn::loss::arpl;
@@ -44,6 +45,7 @@ pub fn note(
     images: &Images,
     classes: &[u32],
     generated: &Answers,
+    halt: &Halt,
 ) -> Result<String> {
     let of = |known: bool| -> Vec<u32> {
         let labels = images.test.labels.iter().zip(0..);
@@ -52,6 +54,7 @@ pub fn note(
     let answer = |indices: &[u32]| -> Result<Answers> {
         let mut answers = Answers::default();
         for some in indices.chunks(BATCH) {
+            halt()?;
             let x = transform::batch(images, &images.test, some, Transform::default(), &Rng::new(0))?;
             answers.see(&network.features(&x)?, points)?;
         }

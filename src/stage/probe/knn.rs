@@ -7,16 +7,24 @@ use rayon::prelude::*;
 
 use super::Rows;
 use crate::error::Result;
+use crate::halt::Halt;
 
 /// Test images that are compared with all training images at once.
 const BLOCK: usize = 256;
 
 /// The class with the most votes, for each test image; of equal ones the first. Of equally near images the first vote.
-pub fn vote(train: &Rows, test: &Rows, classes: usize, k: usize, temperature: f64) -> Result<Vec<u32>> {
+pub fn vote(
+    train: &Rows,
+    test: &Rows,
+    classes: usize,
+    (k, temperature): (usize, f64),
+    halt: &Halt,
+) -> Result<Vec<u32>> {
     let known = units(train)?.t()?;
     let all = units(test)?;
     let mut answers = Vec::with_capacity(test.labels.len());
     for start in (0..test.labels.len()).step_by(BLOCK) {
+        halt()?;
         let block = all.narrow(0, start, BLOCK.min(test.labels.len() - start))?;
         let cosines = block.matmul(&known)?.to_vec2::<f32>()?;
         let answer = |row: Vec<f32>| {

@@ -9,7 +9,8 @@ use rayon::prelude::*;
 
 use super::Rows;
 use super::knn::first_largest;
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::halt::Halt;
 
 /// Pairs of steps and slopes that L-BFGS remembers.
 const MEMORY: usize = 10;
@@ -32,7 +33,7 @@ pub struct Linear {
 }
 
 impl Linear {
-    pub fn fit(train: &Rows, classes: usize, l2: f64, iterations: usize, stop: &dyn Fn() -> bool) -> Result<Self> {
+    pub fn fit(train: &Rows, classes: usize, l2: f64, iterations: usize, halt: &Halt) -> Result<Self> {
         let moments = moments(train);
         let rows: Vec<f32> = train.each().flat_map(|row| standard(row, &moments)).map(|x| x as f32).collect();
         let problem = Problem { rows, width: train.width, labels: &train.labels, l2 };
@@ -41,9 +42,7 @@ impl Linear {
         let mut past: VecDeque<Pair> = VecDeque::new();
         let mut steps = 0;
         while steps < iterations && largest(&slope) > FLAT {
-            if stop() {
-                return Err(Error::Interrupted);
-            }
+            halt()?;
             let way = way(&slope, &past);
             let fall = dot(&way, &slope);
             let mut length = if past.is_empty() { 1.0 / dot(&slope, &slope).sqrt() } else { 1.0 };
