@@ -21,8 +21,9 @@ impl Store {
         let mut verdict = Verdict::default();
         let objects = self.root().join("objects");
         for shard in list(&objects).map_err(Error::io("read", &objects))? {
-            let Ok(results) = list(&shard) else {
-                // A file, or a folder that nobody may read: either way nothing of ours.
+            let linked = shard.is_symlink();
+            let Some(results) = list(&shard).ok().filter(|_| !linked) else {
+                // A file, a folder that nobody may read, or a link, behind which lies something of somebody else's.
                 verdict.damaged.extend(self.move_aside(&shard, &name(&shard)));
                 continue;
             };
