@@ -252,6 +252,28 @@ fn what_unpacks_to_more_than_its_header_says_is_not_unpacked() {
     refused(&path, 1, "it lacks `a.bin`", || fetch::unpack(&path, folder.path(), &["a.bin"]));
 }
 
+/// Files of one or two rows, written by hand, and the same with claims that their reader would believe.
+#[test]
+fn what_a_parquet_file_claims_is_looked_at_before_it_is_read() {
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/parquet");
+    let load = |name: &str| {
+        let path = corpus.join(name);
+        (form("svhn", "parquet").load)(&[path.clone(), path])
+    };
+    for (name, rows) in [("plain", 2), ("snappy", 1), ("dictionary", 1), ("jpeg", 1)] {
+        assert_eq!(load(name).unwrap().train.len(), rows, "{name}");
+    }
+    for (name, words) in [
+        ("many-rows", "too many for its"),
+        ("dictionary-claims", "says that it has 2147483647 values"),
+        ("page-claims", "says that it unpacks to 2147483647"),
+        ("deep", "6002 columns, expected at most 200"),
+    ] {
+        // The reader's own room is a megabyte, whatever it reads.
+        refused(&corpus.join(name), 1200, words, || load(name));
+    }
+}
+
 fn png(width: u32, height: u32) -> Vec<u8> {
     let mut bytes = Cursor::new(Vec::new());
     image::DynamicImage::new_rgb8(1, 1).write_to(&mut bytes, image::ImageFormat::Png).unwrap();

@@ -1,2 +1,2 @@
 #![no_main]
-recant_fuzz::target!(arch);
+recant_fuzz::target!(arch, 16, 200);

@@ -1,2 +1,2 @@
 #![no_main]
-recant_fuzz::target!(artifact);
+recant_fuzz::target!(artifact, 2, 200);

@@ -1,2 +1,2 @@
 #![no_main]
-recant_fuzz::target!(read_indices);
+recant_fuzz::target!(read_indices, 1, 50);

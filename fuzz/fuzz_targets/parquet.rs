@@ -1,2 +1,2 @@
 #![no_main]
-recant_fuzz::target!(parquet, guarded);
+recant_fuzz::target!(parquet, 4, 1200, guarded);

@@ -1,2 +1,2 @@
 #![no_main]
-recant_fuzz::target!(pytorch);
+recant_fuzz::target!(pytorch, 2, 600);

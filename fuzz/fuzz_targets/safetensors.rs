@@ -1,2 +1,2 @@
 #![no_main]
-recant_fuzz::target!(safetensors);
+recant_fuzz::target!(safetensors, 1, 200);

@@ -42,29 +42,31 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// Bytes that any run may take, and how many more for each byte of its input (deflate unpacks a byte to at most 1032).
-const BASE: usize = 16 << 20;
-const EACH: usize = 1200;
-
-/// Runs a parser on some bytes; aborts where it took too much memory.
-pub fn run(parser: fn(&[u8]), bytes: &[u8]) {
+/// Runs a parser on some bytes; aborts where it took more memory than some megabytes and so much a byte.
+pub fn run(parser: fn(&[u8]), megabytes: usize, each: usize, bytes: &[u8]) {
     let before = NOW.load(Ordering::Relaxed);
     PEAK.store(before, Ordering::Relaxed);
     parser(bytes);
     let took = PEAK.load(Ordering::Relaxed).saturating_sub(before);
-    assert!(took <= BASE + EACH * bytes.len(), "{took} bytes of memory for an input of {}", bytes.len());
+    assert!(took <= (megabytes << 20) + each * bytes.len(), "{took} bytes of memory for an input of {}", bytes.len());
 }
 
+/// `target!(parser, megabytes, a byte)`.
 #[macro_export]
 macro_rules! target {
-    ($name:ident) => {
-        $crate::libfuzzer_sys::fuzz_target!(|bytes: &[u8]| $crate::run(recant::fuzz::$name, bytes));
+    ($name:ident, $megabytes:literal, $each:literal) => {
+        $crate::libfuzzer_sys::fuzz_target!(|bytes: &[u8]| $crate::run(
+            recant::fuzz::$name,
+            $megabytes,
+            $each,
+            bytes
+        ));
     };
     // A parser that catches its library's panics.
-    ($name:ident, guarded) => {
+    ($name:ident, $megabytes:literal, $each:literal, guarded) => {
         $crate::libfuzzer_sys::fuzz_target!(
             init: std::panic::set_hook(Box::new(|_| {})),
-            |bytes: &[u8]| $crate::run(recant::fuzz::$name, bytes)
+            |bytes: &[u8]| $crate::run(recant::fuzz::$name, $megabytes, $each, bytes)
         );
     };
 }
