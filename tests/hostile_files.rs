@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::Tensor;
 use recant::error::Result;
+use recant::nn::arch::Arch;
 use recant::stage::checkpoint;
 use recant::{dataset, fetch, fuzz, indices};
 
@@ -250,6 +251,18 @@ fn what_unpacks_to_more_than_its_header_says_is_not_unpacked() {
     header.set_cksum();
     let (folder, path) = file("x.tar.gz", &gzip(&[header.as_bytes(), &zeros, &[0; 1024]]));
     refused(&path, 1, "it lacks `a.bin`", || fetch::unpack(&path, folder.path(), &["a.bin"]));
+}
+
+#[test]
+fn the_description_of_a_network_names_no_more_layers_than_it_can_have() {
+    let arch = |blocks: Vec<usize>| {
+        serde_json::json!({ "name": "x", "shape": { "resnet": { "bottleneck": false, "blocks": blocks, "stem": "cifar",
+            "width": 1 } }, "classes": 10, "size": [3, 32, 32], "mean": [], "std": [] })
+    };
+    let (memory, read) = cost::memory(|| Arch::from_value(&arch(vec![1000; 5000])));
+    assert!(read.unwrap_err().to_string().contains("must be in [1, 16], not 5000"));
+    assert!(memory < 8 << 20, "{memory} bytes of memory");
+    assert!(Arch::from_value(&arch(vec![2; 4])).is_ok());
 }
 
 /// Files of one or two rows, written by hand, and the same with claims that their reader would believe.
