@@ -27,8 +27,11 @@ use crate::store::history::{opened, sealed};
 use crate::store::manifest::{self, Manifest};
 use crate::store::who::{Who, writer_lives};
 
+/// Ends well whatever the bytes are; what it makes of them is of no interest.
+pub type Parser = fn(&[u8]);
+
 /// By the names of their corpora.
-pub const TARGETS: &[(&str, fn(&[u8]))] = &[
+pub const TARGETS: &[(&str, Parser)] = &[
     ("arch", arch),
     ("artifact", artifact),
     ("cifar_binary", cifar_binary),

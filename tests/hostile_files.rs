@@ -225,7 +225,9 @@ fn index_files_hold_no_more_than_there_are_images() {
 
 fn gzip(parts: &[&[u8]]) -> Vec<u8> {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
-    parts.iter().for_each(|part| encoder.write_all(part).unwrap());
+    for part in parts {
+        encoder.write_all(part).unwrap();
+    }
     encoder.finish().unwrap()
 }
 
