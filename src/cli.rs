@@ -17,7 +17,7 @@ mod store;
 mod tables;
 
 use std::collections::BTreeMap;
-use std::io::{IsTerminal, Write};
+use std::io::{IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
@@ -27,7 +27,7 @@ use crate::error::{Error, Result, listed};
 use crate::event::Reporter;
 use crate::kind::Kind;
 use crate::plan::Plan;
-use crate::recipe::Recipe;
+use crate::recipe::{LIMIT, Recipe};
 use crate::report::Format;
 use crate::stage::{self, STAGES};
 use crate::store::Store;
@@ -364,7 +364,12 @@ fn say(text: &str) {
 }
 
 fn read(path: &Path, set: &[String]) -> Result<Recipe> {
-    let reader = |path: &Path| std::fs::read(path).map_err(Error::io("read", path));
+    // A path may name what never ends.
+    let reader = |path: &Path| {
+        let mut bytes = Vec::new();
+        let file = std::fs::File::open(path).and_then(|file| file.take(LIMIT as u64 + 1).read_to_end(&mut bytes));
+        file.map(|_| bytes).map_err(Error::io("read", path))
+    };
     match Recipe::read(path, &reader, set, STAGES) {
         Err(Error::Io { doing, path, source }) => {
             Err(Error::Usage(format!("could not {doing} `{}`: {source}", path.display())))

@@ -51,19 +51,30 @@ impl Images {
 
     /// Sizes and labels agree; an error says which part does not.
     pub fn check(&self) -> Result<()> {
+        let [channels, height, width] = self.size;
+        let length = self.size.iter().try_fold(1_usize, |product, &side| product.checked_mul(side));
+        let Some(length) = length.filter(|&length| length > 0) else {
+            let why = format!("{}: images of {channels} x {height} x {width} cannot be", self.name);
+            return Err(Error::invalid(why));
+        };
+        if self.mean.len() != channels || self.std.len() != channels {
+            let (mean, std) = (self.mean.len(), self.std.len());
+            let why = format!("{}: {channels} channels, but mean and std have {mean} and {std}", self.name);
+            return Err(Error::invalid(why));
+        }
         for (name, part) in [
             ("train", &self.train),
             ("validation", &self.validation),
             ("test", &self.test),
             ("unlabelled", &self.unlabelled),
         ] {
-            if part.pixels.len() != part.len() * self.image_len() {
+            if part.len().checked_mul(length) != Some(part.pixels.len()) {
                 return Err(Error::invalid(format!(
                     "{}: the {name} part has {} labels but {} bytes of pixels, {} an image",
                     self.name,
                     part.len(),
                     part.pixels.len(),
-                    self.image_len()
+                    length
                 )));
             }
             if let Some(label) = part.labels.iter().find(|&&label| label as usize >= self.classes.len()) {
@@ -105,7 +116,10 @@ impl Split {
 
     /// Checks what a split promises: within range, without duplicates, disjoint, complete, neither side empty.
     pub fn new(images: Arc<Images>, forget: Vec<u32>, classes: Vec<u32>) -> Result<Self> {
-        let count = images.train.len();
+        let (count, known) = (images.train.len(), images.classes.len());
+        if let Some(class) = classes.iter().find(|&&class| class as usize >= known) {
+            return Err(Error::invalid(format!("the forget set is the class {class}, but there are {known} classes")));
+        }
         let mut side = vec![false; count];
         for &index in &forget {
             let seen = side.get_mut(index as usize).ok_or_else(|| {

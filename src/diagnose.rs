@@ -4,12 +4,15 @@ use annotate_snippets::{AnnotationKind, Element, Level, Renderer, Snippet};
 
 use crate::error::{Mistake, plural};
 
+/// Nobody reads more.
+const SHOWN: usize = 50;
+
 /// All mistakes, one after the other, and how many there are.
 #[must_use]
 pub fn render(mistakes: &[Mistake], colour: bool) -> String {
     let renderer = if colour { Renderer::styled() } else { Renderer::plain() };
     let mut text = String::new();
-    for mistake in mistakes {
+    for mistake in mistakes.iter().take(SHOWN) {
         let mut group = Level::ERROR.primary_title(mistake.what.as_str()).elements(Vec::<Element>::new());
         if let Some(place) = &mistake.place {
             let source = &place.source;
@@ -28,6 +31,9 @@ pub fn render(mistakes: &[Mistake], colour: bool) -> String {
         }
         text += &renderer.render(&[group]);
         text += "\n\n";
+    }
+    if mistakes.len() > SHOWN {
+        text += &format!("and {} more\n\n", mistakes.len() - SHOWN);
     }
     text + &format!("{}; nothing was run", plural(mistakes.len(), "mistake"))
 }

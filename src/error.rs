@@ -169,11 +169,17 @@ pub fn listed<S: AsRef<str>>(words: &[S], last: &str) -> String {
     }
 }
 
+/// Longer words are not compared.
+const LONGEST: usize = 200;
+
 /// The nearest of the valid words, if one is near enough to be meant.
 pub fn nearest<'a>(word: &str, valid: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let wanted = word.to_lowercase().replace('-', "_");
     valid
         .into_iter()
+        // The distance takes time and memory by both lengths; whose lengths differ by more are not near.
+        .filter(|candidate| candidate.len() <= LONGEST)
+        .filter(|candidate| candidate.len().abs_diff(wanted.len()) <= 4 * (candidate.len().max(3) / 3))
         .map(|candidate| (strsim::damerau_levenshtein(&wanted, &candidate.to_lowercase()), candidate))
         .filter(|(distance, candidate)| *distance <= candidate.len().max(3) / 3)
         .min_by_key(|(distance, _)| *distance)

@@ -3,6 +3,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
@@ -18,6 +19,9 @@ const LIMIT: u64 = 8 << 30;
 /// Attempts in a row that may bring nothing, and attempts in all.
 const IDLE: usize = 3;
 const ATTEMPTS: usize = 50;
+
+/// A data folder that somebody else made may hold links to files of the user's: those are not written to.
+const NO_LINK: i32 = libc::O_NOFOLLOW;
 
 /// How to fetch.
 pub struct How<'a> {
@@ -61,8 +65,9 @@ pub fn fetch(dataset: &Dataset, data: &Path, how: &How) -> Result<Vec<PathBuf>> 
         } else {
             let found = download(&url, how, &target, &sum)?;
             if matches!(sum, Sum::Unknown) {
-                let mut all =
-                    OpenOptions::new().create(true).append(true).open(&pins).map_err(Error::io("open", &pins))?;
+                let mut options = OpenOptions::new();
+                let all = options.create(true).append(true).custom_flags(NO_LINK).open(&pins);
+                let mut all = all.map_err(Error::io("open", &pins))?;
                 all.write_all(format!("{found}  {file}\n").as_bytes()).map_err(Error::io("write", &pins))?;
             }
         }
@@ -120,7 +125,8 @@ fn download(url: &str, how: &How, target: &Path, sum: &Sum) -> Result<String> {
     let name = target.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let part = target.with_file_name(format!("{name}.part"));
     let mut options = OpenOptions::new();
-    let file = options.create(true).truncate(false).read(true).write(true).open(&part);
+    let options = options.create(true).truncate(false).read(true).write(true);
+    let file = options.custom_flags(NO_LINK).open(&part);
     let mut file = file.map_err(Error::io("open", &part))?;
     // Two programs may want the same file: the second waits and finds it there.
     file.lock().map_err(Error::io("lock", &part))?;
@@ -267,16 +273,25 @@ pub fn unpack(archive: &Path, folder: &Path, files: &[&str]) -> Result<()> {
     let file = File::open(archive).map_err(Error::io("open", archive))?;
     let mut tar = tar::Archive::new(flate2::read::GzDecoder::new(file).take(LIMIT));
     let temp = tempfile::tempdir_in(folder).map_err(Error::io("create", folder))?;
-    for entry in tar.entries().map_err(broken)? {
+    // Raw: what extends names and sizes is not taken into memory, however long it is.
+    for entry in tar.entries().map_err(broken)?.raw(true) {
         let entry = entry.map_err(broken)?;
+        let kind = entry.header().entry_type();
+        if kind.is_gnu_longname()
+            || kind.is_gnu_longlink()
+            || kind.is_pax_local_extensions()
+            || kind.is_pax_global_extensions()
+        {
+            continue;
+        }
         let path = entry.path().map_err(broken)?.into_owned();
         if !path.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir)) {
             return Err(bad(format!("it holds `{}`, which leads out of it: nothing is unpacked", path.display())));
         }
         let Some(name) = path.file_name().and_then(|name| files.iter().find(|file| name == **file)) else { continue };
-        if !entry.header().entry_type().is_file() {
+        if !kind.is_file() {
             // A folder or a link of that name.
-            if entry.header().entry_type().is_dir() {
+            if kind.is_dir() {
                 continue;
             }
             return Err(bad(format!("`{}` in it is a link, expected a file: nothing is unpacked", path.display())));

@@ -10,27 +10,30 @@ use crate::output;
 pub fn read(path: &Path, count: usize) -> Result<Vec<u32>> {
     let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
     let bad = |why: String| Error::bad_file(path, why);
-    let numbered = if extension(path) == "npy" {
-        let values = npy(&bytes).map_err(bad)?;
-        values.into_iter().enumerate().map(|(at, value)| (format!("position {at}"), value)).collect()
+    let (unit, numbered) = if extension(path) == "npy" {
+        ("position", npy(&bytes).map_err(bad)?)
     } else {
-        lines(&bytes).map_err(bad)?
+        ("line", lines(&bytes).map_err(bad)?)
     };
-    let mut first: Vec<Option<String>> = vec![None; count];
-    let mut indices = Vec::with_capacity(numbered.len());
-    for (place, value) in numbered {
+    let mut first: Vec<Option<usize>> = vec![None; count];
+    let mut indices = Vec::new();
+    for found in numbered {
+        let (place, value) = found.map_err(bad)?;
         let seen = usize::try_from(value).ok().and_then(|index| first.get_mut(index));
         let seen = seen.ok_or_else(|| {
-            bad(format!("{place}: {value} is out of range, expected 0 to {}", count.saturating_sub(1)))
+            bad(format!("{unit} {place}: {value} is out of range, expected 0 to {}", count.saturating_sub(1)))
         })?;
         if let Some(before) = seen {
-            return Err(bad(format!("{place}: {value} comes twice, first at {before}")));
+            return Err(bad(format!("{unit} {place}: {value} comes twice, first at {unit} {before}")));
         }
         *seen = Some(place);
         indices.push(value as u32);
     }
     Ok(indices)
 }
+
+/// Numbers with their places, one by one: no more of them are held than there are images.
+type Numbers<'a> = Box<dyn Iterator<Item = Fragment<(usize, i128)>> + 'a>;
 
 /// Writes indices as `.txt` or `.npy` (int64), the whole file or nothing.
 pub fn write(path: &Path, indices: &[u32]) -> Result<()> {
@@ -57,21 +60,19 @@ fn extension(path: &Path) -> String {
 
 type Fragment<T> = std::result::Result<T, String>;
 
-fn lines(bytes: &[u8]) -> Fragment<Vec<(String, i128)>> {
+fn lines(bytes: &[u8]) -> Fragment<Numbers<'_>> {
     let text = std::str::from_utf8(bytes).map_err(|error| format!("byte {} is no text", error.valid_up_to()))?;
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
-    lines
-        .map(|(number, line)| {
-            let line = line.trim();
-            let shown: String = line.chars().take(40).collect();
-            let value = line.parse().map_err(|_| format!("line {}: `{shown}` is not an index", number + 1))?;
-            Ok((format!("line {}", number + 1), value))
-        })
-        .collect()
+    Ok(Box::new(lines.map(|(number, line)| {
+        let line = line.trim();
+        let shown = || line.chars().take(40).collect::<String>();
+        let value = line.parse().map_err(|_| format!("line {}: `{}` is not an index", number + 1, shown()))?;
+        Ok((number + 1, value))
+    })))
 }
 
 /// The numbers of a `.npy` file, format 1 to 3: <https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html>.
-fn npy(bytes: &[u8]) -> Fragment<Vec<i128>> {
+fn npy(bytes: &[u8]) -> Fragment<Numbers<'_>> {
     let cut = || "it is cut short, expected a numpy file".to_owned();
     let rest = bytes.strip_prefix(b"\x93NUMPY").ok_or("not a numpy file")?;
     let (version, rest) = rest.split_at_checked(2).ok_or_else(cut)?;
@@ -100,7 +101,7 @@ fn npy(bytes: &[u8]) -> Fragment<Vec<i128>> {
         return Err(format!("its header says {count} numbers of {size} bytes, but {} bytes follow", data.len()));
     }
     let signed = kind.starts_with("<i");
-    let value = |bytes: &[u8]| {
+    let value = move |bytes: &[u8]| {
         let value = bytes.iter().rev().fold(0_u64, |value, &byte| value << 8 | u64::from(byte));
         match (signed, size) {
             (true, 4) => i128::from(value as u32 as i32),
@@ -108,5 +109,5 @@ fn npy(bytes: &[u8]) -> Fragment<Vec<i128>> {
             (false, _) => i128::from(value),
         }
     };
-    Ok(data.chunks_exact(size).map(value).collect())
+    Ok(Box::new(data.chunks_exact(size).map(value).enumerate().map(Ok)))
 }

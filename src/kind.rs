@@ -19,6 +19,18 @@ pub enum Kind {
 }
 
 impl Kind {
+    pub const ALL: [Self; 9] = [
+        Kind::Images,
+        Kind::Split,
+        Kind::Model,
+        Kind::Encoder,
+        Kind::Mask,
+        Kind::Features,
+        Kind::Generator,
+        Kind::Scores,
+        Kind::Table,
+    ];
+
     #[must_use]
     pub fn word(self) -> &'static str {
         match self {

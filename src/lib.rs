@@ -9,6 +9,7 @@ pub mod output;
 pub mod pickle;
 pub mod rng;
 pub mod settings;
+pub mod tensors;
 pub mod wide;
 // numerics
 pub mod kernels;
@@ -43,3 +44,6 @@ pub mod store;
 pub mod terminal;
 // what a person types
 pub mod cli;
+// what a stranger sends
+#[doc(hidden)]
+pub mod fuzz;

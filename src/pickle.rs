@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 /// The number of a value in its pickle.
 pub type Id = usize;
 
-/// More values than any checkpoint of a network has.
+/// More values than any checkpoint of a network has; the stack is no deeper either.
 const LIMIT: usize = 4 << 20;
 
 #[derive(Clone, Debug, PartialEq)]
@@ -20,8 +20,9 @@ pub enum Value<'a> {
     Float(f64),
     Text(&'a str),
     Bytes(&'a [u8]),
-    /// A class or function: "torch._utils._rebuild_tensor_v2".
-    Global(String),
+    /// A class or function by its module and name: "torch._utils", "_rebuild_tensor_v2". Not joined: a few bytes of a
+    /// pickle may name the same long texts again and again.
+    Global(&'a str, &'a str),
     Tuple(Vec<Id>),
     /// Lists and sets.
     List(Vec<Id>),
@@ -68,12 +69,13 @@ impl<'a> Pickle<'a> {
         self.values.get(id).unwrap_or(&Value::None)
     }
 
-    /// Text, whether Python 2 or 3 wrote it.
+    /// Text of at most so many bytes, whether Python 2 or 3 wrote it. Longer ones are not even looked at: a small pickle
+    /// can hold one in very many places.
     #[must_use]
-    pub fn text(&self, id: Id) -> Option<&'a str> {
+    pub fn name(&self, id: Id, longest: usize) -> Option<&'a str> {
         match self.get(id) {
-            Value::Text(text) => Some(text),
-            Value::Bytes(bytes) => std::str::from_utf8(bytes).ok(),
+            Value::Text(text) if text.len() <= longest => Some(text),
+            Value::Bytes(bytes) if bytes.len() <= longest => std::str::from_utf8(bytes).ok(),
             _ => None,
         }
     }
@@ -82,7 +84,13 @@ impl<'a> Pickle<'a> {
     #[must_use]
     pub fn entry(&self, dict: Id, key: &str) -> Option<Id> {
         let Value::Dict(entries) = self.get(dict) else { return None };
-        entries.iter().rev().find(|(name, _)| self.text(*name) == Some(key)).map(|(_, value)| *value)
+        // By bytes, whose lengths are compared first: every key may be the same very long one.
+        let named = |id: Id| match self.get(id) {
+            Value::Text(text) => text.as_bytes() == key.as_bytes(),
+            Value::Bytes(bytes) => *bytes == key.as_bytes(),
+            _ => false,
+        };
+        entries.iter().rev().find(|(name, _)| named(*name)).map(|(_, value)| *value)
     }
 
     /// The items of a tuple or list.
@@ -102,12 +110,12 @@ impl<'a> Pickle<'a> {
         }
     }
 
-    /// Name and arguments of a call.
+    /// Module, name and arguments of a call.
     #[must_use]
-    pub fn call(&self, id: Id) -> Option<(&str, &[Id])> {
+    pub fn call(&self, id: Id) -> Option<(&'a str, &'a str, &[Id])> {
         let Value::Call { callable, args, .. } = self.get(id) else { return None };
-        let Value::Global(name) = self.get(*callable) else { return None };
-        Some((name, self.items(*args)?))
+        let Value::Global(module, name) = self.get(*callable) else { return None };
+        Some((module, name, self.items(*args)?))
     }
 }
 
@@ -158,7 +166,15 @@ impl<'a> Machine<'a> {
             return Err(format!("more than {LIMIT} values"));
         }
         self.values.push(value);
-        self.stack.push(Some(self.values.len() - 1));
+        self.lay(Some(self.values.len() - 1))
+    }
+
+    /// A value or a mark on the stack.
+    fn lay(&mut self, what: Option<Id>) -> Result<(), String> {
+        if self.stack.len() == LIMIT {
+            return Err(format!("more than {LIMIT} values"));
+        }
+        self.stack.push(what);
         Ok(())
     }
 
@@ -203,21 +219,23 @@ impl<'a> Machine<'a> {
     }
 
     fn call(&mut self, callable: Id, args: Id) -> Result<(), String> {
-        let dict = matches!(self.values.get(callable), Some(Value::Global(name))
-            if name == "collections.OrderedDict" || name == "collections.defaultdict");
+        let dict =
+            matches!(self.values.get(callable), Some(Value::Global("collections", "OrderedDict" | "defaultdict")));
         self.push(if dict { Value::Dict(Vec::new()) } else { Value::Call { callable, args, state: None } })
     }
 
     fn remember(&mut self, key: u64) -> Result<(), String> {
         let top = self.top()?;
+        if self.memo.len() == LIMIT {
+            return Err(format!("more than {LIMIT} values"));
+        }
         self.memo.insert(key, top);
         Ok(())
     }
 
     fn recall(&mut self, key: u64) -> Result<(), String> {
         let id = *self.memo.get(&key).ok_or_else(|| format!("nothing is remembered as {key}"))?;
-        self.stack.push(Some(id));
-        Ok(())
+        self.lay(Some(id))
     }
 
     /// One instruction; the root where it was the last.
@@ -227,12 +245,12 @@ impl<'a> Machine<'a> {
             b'.' => return self.pop().map(Some),
             0x80 => drop(self.take(1)?),
             0x95 => drop(self.take(8)?),
-            b'(' => self.stack.push(None),
+            b'(' => self.lay(None)?,
             b'0' => drop(self.stack.pop()),
             b'1' => drop(self.since_mark()?),
             b'2' => {
                 let top = self.top()?;
-                self.stack.push(Some(top));
+                self.lay(Some(top))?;
             }
             b'N' => self.push(Value::None)?,
             0x88 | 0x89 => self.push(Value::Bool(code == 0x88))?,
@@ -312,17 +330,17 @@ impl<'a> Machine<'a> {
                 self.set(&items)?;
             }
             b'c' => {
-                let name = format!("{}.{}", self.line()?, self.line()?);
-                self.push(Value::Global(name))?;
+                let (module, name) = (self.line()?, self.line()?);
+                self.push(Value::Global(module, name))?;
             }
             0x93 => {
                 let parts = self.last(2)?;
-                let mut names = parts.iter().map(|&id| match self.values.get(id) {
-                    Some(Value::Text(text)) if text.len() < 1024 => Ok(*text),
-                    _ => Err("a name that is no text"),
-                });
-                let name = format!("{}.{}", names.next().ok_or("no module")??, names.next().ok_or("no name")??);
-                self.push(Value::Global(name))?;
+                let [Some(Value::Text(module)), Some(Value::Text(name))] =
+                    [0, 1].map(|at| self.values.get(*parts.get(at)?))
+                else {
+                    return Err("a name that is no text".to_owned());
+                };
+                self.push(Value::Global(module, name))?;
             }
             b'R' | 0x81 => {
                 let args = self.pop()?;

@@ -1,6 +1,7 @@
 //! One binary for all integration tests.
 
 mod support {
+    pub mod cost;
     pub mod desk;
     pub mod golden;
     pub mod place;
@@ -15,6 +16,9 @@ mod data;
 mod disk;
 mod export;
 mod fetch;
+mod hostile_files;
+mod hostile_recipes;
+mod hostile_store;
 mod journey;
 mod kill;
 mod losses;

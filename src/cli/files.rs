@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::say;
 use crate::dataset::{self, Dataset};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::event::{Event, Reporter};
 use crate::fetch::{self, How};
 use crate::plan::Files;
@@ -30,7 +30,11 @@ pub(super) fn files(
         if let Some(digest) = known.get(path) {
             return Ok(digest.clone());
         }
-        let mut of_file = |path: &Path| Store::digest_of(path);
+        let mut of_file = |path: &Path| {
+            let file = std::fs::metadata(path).map_err(Error::io("open", path))?.is_file();
+            // A device or a pipe may never end.
+            if file { Store::digest_of(path) } else { Err(Error::bad_file(path, "it is no file, expected one")) }
+        };
         let digest = if path.is_dir() { dataset::folder::digest(path, &mut of_file)? } else { of_file(path)? };
         known.insert(path.to_owned(), digest.clone());
         Ok(digest)

@@ -68,7 +68,7 @@ fn gc(store: &Store, older: Option<Duration>, size: Option<u64>, yes: bool, as_j
         garbage.bytes as f64 / 1e6,
         plural(garbage.leftovers.len(), "leftover"),
         if yes { "removed" } else { "would go" },
-        (garbage.total - if yes { garbage.bytes } else { 0 }) as f64 / 1e6,
+        garbage.total.saturating_sub(if yes { garbage.bytes } else { 0 }) as f64 / 1e6,
         if yes { "" } else { "; nothing was removed, say --yes" },
     ));
     Ok(0)

@@ -230,7 +230,7 @@ impl Batch for Python {
 fn array<'a>(pickle: &Pickle<'a>, id: Id) -> Option<&'a [u8]> {
     let Value::Call { state: Some(state), .. } = pickle.get(id) else { return None };
     let [_, _, dtype, fortran, data] = pickle.items(*state)? else { return None };
-    let (_, [kind, ..]) = pickle.call(*dtype)? else { return None };
+    let (_, _, [kind, ..]) = pickle.call(*dtype)? else { return None };
     let Value::Bytes(data) = pickle.get(*data) else { return None };
-    (pickle.text(*kind) == Some("u1") && pickle.get(*fortran) == &Value::Bool(false)).then_some(data)
+    (pickle.name(*kind, 8) == Some("u1") && pickle.get(*fortran) == &Value::Bool(false)).then_some(data)
 }

@@ -29,33 +29,53 @@ pub(super) fn locate(own: Option<&Path>) -> Result<Vec<PathBuf>> {
 }
 
 /// What a folder has, in the order of names; names that begin with a dot are passed over.
-fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
+fn entries(folder: &Path, root: &Path) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(Error::io("read", folder))? {
-        let path = entry.map_err(Error::io("read", folder))?.path();
-        if !path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b".")) {
-            found.push(path);
+        let entry = entry.map_err(Error::io("read", folder))?;
+        let path = entry.path();
+        if path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b".")) {
+            continue;
         }
+        if entry.file_type().map_err(Error::io("read", &path))?.is_symlink() {
+            inside(&path, root)?;
+        }
+        found.push(path);
     }
     found.sort();
     Ok(found)
+}
+
+/// A link must not lead out of the folder that the user named.
+fn inside(path: &Path, root: &Path) -> Result<()> {
+    let real = |path: &Path| std::fs::canonicalize(path).map_err(Error::io("read", path));
+    if real(path)?.starts_with(real(root)?) {
+        return Ok(());
+    }
+    let root = root.display();
+    Err(Error::bad_file(path, format!("it is a link that leads out of `{root}`, expected files and folders in there")))
 }
 
 fn name(path: &Path) -> String {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-/// Images of a part with their class names.
-fn list(part: &Path) -> Result<Vec<(PathBuf, String)>> {
+/// Images of a part of the folder with their class names.
+fn list(part: &Path, root: &Path) -> Result<Vec<(PathBuf, String)>> {
+    inside(part, root)?;
     let mut all = Vec::new();
-    for class in entries(part)? {
+    for class in entries(part, root)? {
         if !class.is_dir() {
             return Err(Error::bad_file(&class, "it is a file, expected a folder named by a class"));
         }
-        for image in entries(&class)? {
+        for image in entries(&class, root)? {
             let kind = image.extension().map(|kind| kind.to_string_lossy().to_lowercase()).unwrap_or_default();
             if !["png", "jpg", "jpeg"].contains(&kind.as_str()) {
                 return Err(Error::bad_file(&image, "expected a PNG or JPEG image (.png, .jpg, .jpeg)"));
+            }
+            // A pipe would be waited for.
+            if !image.is_file() {
+                return Err(Error::bad_file(&image, "it is no file, expected a PNG or JPEG image"));
             }
             all.push((image, name(&class)));
         }
@@ -69,7 +89,7 @@ const PARTS: [&str; 3] = ["train", "validation", "test"];
 pub fn digest(folder: &Path, of_file: &mut dyn FnMut(&Path) -> Result<String>) -> Result<String> {
     let mut hasher = blake3::Hasher::new();
     for part in PARTS.iter().map(|part| folder.join(part)).filter(|part| part.is_dir()) {
-        for (image, class) in list(&part)? {
+        for (image, class) in list(&part, folder)? {
             // Length first, so that no two lists of names look alike.
             for text in [name(&part), class, name(&image), of_file(&image)?] {
                 hasher.update(&(text.len() as u64).to_le_bytes());
@@ -88,7 +108,7 @@ fn load(files: &[PathBuf], halt: &Halt) -> Result<Images> {
     let [root] = files else { return Err(Error::invalid("the data set `folder` is one folder")) };
     let [train, validation, test] = PARTS.map(|part| {
         let folder = root.join(part);
-        if folder.is_dir() { list(&folder) } else { Ok(Vec::new()) }
+        if folder.is_dir() { list(&folder, root) } else { Ok(Vec::new()) }
     });
     let (train, validation, test) = (train?, validation?, test?);
     let mut classes: Vec<&str> = train.iter().map(|(_, class)| class.as_str()).collect();

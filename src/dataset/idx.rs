@@ -1,6 +1,7 @@
 //! The idx format of MNIST (LeCun et al. 1998) and Fashion-MNIST (Xiao et al. 2017), gzipped.
 
-use std::io::Read;
+use std::fs::File;
+use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -8,6 +9,9 @@ use super::{Dataset, Form, Remote, assemble};
 use crate::data::{Images, Part};
 use crate::error::{Error, Result};
 use crate::halt::Halt;
+
+/// Twice the 60,000 images of MNIST.
+const LIMIT: u64 = 2 * 60_000 * 28 * 28;
 
 const FILES: &[&str] = &[
     "train-images-idx3-ubyte.gz",
@@ -93,26 +97,32 @@ fn part(images: &Path, labels: &Path) -> Result<(Part, usize, usize)> {
 }
 
 /// Dimensions and bytes of an idx file of unsigned bytes.
-fn array(path: &Path, rank: u8) -> Result<(Vec<usize>, Vec<u8>)> {
-    let mut bytes = Vec::new();
-    // No such set is near this size; a small file cannot unpack to more than it.
-    let limit = 1 << 30;
-    flate2::read::GzDecoder::new(std::fs::read(path).map_err(Error::io("read", path))?.as_slice())
-        .take(limit)
-        .read_to_end(&mut bytes)
-        .map_err(|error| Error::bad_file(path, format!("not a whole gzip file: {error}")))?;
-    let header = 4 + 4 * usize::from(rank);
-    if bytes.len() < header || bytes[..4] != [0, 0, 8, rank] {
+pub(crate) fn array(path: &Path, rank: u8) -> Result<(Vec<usize>, Vec<u8>)> {
+    let broken = |error: std::io::Error| Error::bad_file(path, format!("not a whole gzip file: {error}"));
+    let file = File::open(path).map_err(Error::io("open", path))?;
+    let mut unpacked = flate2::read::GzDecoder::new(BufReader::new(file));
+    let mut header = Vec::new();
+    (&mut unpacked).take(4 + 4 * u64::from(rank)).read_to_end(&mut header).map_err(broken)?;
+    let (kind, sizes) = header.split_at_checked(4).unwrap_or_default();
+    if kind != [0, 0, 8, rank] || sizes.len() != 4 * usize::from(rank) {
         return Err(Error::bad_file(path, format!("not an idx file of bytes with {rank} dimensions")));
     }
     let dims: Vec<usize> =
-        bytes[4..header].chunks_exact(4).map(|b| u32::from_be_bytes([b[0], b[1], b[2], b[3]]) as usize).collect();
-    let wanted = dims.iter().try_fold(1_usize, |product, &dim| product.checked_mul(dim));
-    if wanted != Some(bytes.len() - header) {
-        let found = bytes.len() - header;
+        sizes.chunks_exact(4).map(|b| u32::from_be_bytes([b[0], b[1], b[2], b[3]]) as usize).collect();
+    let wanted = dims.iter().try_fold(1_u64, |product, &dim| product.checked_mul(dim as u64));
+    let Some(wanted) = wanted.filter(|&wanted| wanted <= LIMIT) else {
+        return Err(Error::bad_file(
+            path,
+            format!("the header says {dims:?}: no such set has more than {LIMIT} bytes"),
+        ));
+    };
+    // No more is unpacked than the header says, but for one byte, which tells that there is more.
+    let mut bytes = Vec::new();
+    unpacked.take(wanted + 1).read_to_end(&mut bytes).map_err(broken)?;
+    if bytes.len() as u64 != wanted {
+        let found = if bytes.len() as u64 > wanted { "more".to_owned() } else { bytes.len().to_string() };
         return Err(Error::bad_file(path, format!("the header says {dims:?}, but {found} bytes follow")));
     }
-    bytes.drain(..header);
     Ok((dims, bytes))
 }
 

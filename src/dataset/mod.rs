@@ -3,9 +3,10 @@
 mod cifar;
 mod digits;
 pub mod folder;
-mod idx;
+pub(crate) mod idx;
+mod parquet_claims;
 mod parquet_images;
-mod picture;
+pub(crate) mod picture;
 mod records;
 mod stl10;
 

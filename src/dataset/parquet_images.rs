@@ -12,7 +12,7 @@ use parquet::data_type::ByteArray;
 use parquet::file::reader::{FileReader, RowGroupReader, SerializedFileReader};
 use rayon::prelude::*;
 
-use super::{Dataset, Form, Remote, assemble, picture};
+use super::{Dataset, Form, Remote, assemble, parquet_claims, picture};
 use crate::data::{Images, Part};
 use crate::error::{Error, Result};
 use crate::halt::Halt;
@@ -20,8 +20,8 @@ use crate::halt::Halt;
 pub(super) const FILES: &[&str] = &["train-00000-of-00001.parquet", "test-00000-of-00001.parquet"];
 /// Rows decoded at once.
 const ROWS: usize = 2048;
-/// Rows that space is set aside for on the word of the file.
-const TRUSTED: usize = 100_000;
+/// No such set has more rows.
+const MOST: usize = 200_000;
 
 pub(super) const SVHN: Dataset = Dataset {
     name: "svhn",
@@ -65,9 +65,12 @@ fn guarded(path: &Path, size: [usize; 3], labels: (&str, usize), halt: &Halt) ->
 fn part(path: &Path, size: [usize; 3], (label, classes): (&str, usize), halt: &Halt) -> Result<(Part, &'static str)> {
     let bad = |why: String| Error::bad_file(path, why);
     let broken = |error: parquet::errors::ParquetError| bad(format!("not a whole parquet file: {error}"));
-    let file = File::open(path).map_err(Error::io("open", path))?;
+    let mut file = File::open(path).map_err(Error::io("open", path))?;
     let end = file.metadata().map_err(Error::io("read", path))?.len();
-    let reader = SerializedFileReader::new(file).map_err(broken)?;
+    let claims = |why: String| bad(format!("not a whole parquet file: {why}"));
+    parquet_claims::footer(&mut file, end).map_err(claims)?;
+    let again = file.try_clone().map_err(Error::io("read", path))?;
+    let reader = SerializedFileReader::new(again).map_err(broken)?;
     let lies = |start: i64, length: i64| {
         let end_of = u64::try_from(start).ok().zip(u64::try_from(length).ok()).and_then(|(a, b)| a.checked_add(b));
         end_of.is_none_or(|at| at > end)
@@ -89,8 +92,16 @@ fn part(path: &Path, size: [usize; 3], (label, classes): (&str, usize), halt: &H
     };
     let (image_column, label_column) = (column(&["img.bytes", "image.bytes"])?, column(&[label])?);
     let length: usize = size.iter().product();
+    for group in reader.metadata().row_groups() {
+        for chunk in [image_column, label_column].iter().filter_map(|&number| group.columns().get(number)) {
+            let start = chunk.dictionary_page_offset().unwrap_or_else(|| chunk.data_page_offset());
+            parquet_claims::pages(&mut file, start as u64, chunk.compressed_size() as u64).map_err(claims)?;
+        }
+    }
+    // One image, packed once, can stand in any number of rows.
+    let most = MOST.min((picture::most(end as usize) / length as u64) as usize);
     let rows = usize::try_from(reader.metadata().file_metadata().num_rows()).unwrap_or(0);
-    let mut pixels = Vec::with_capacity(rows.min(TRUSTED) * length);
+    let mut pixels = Vec::with_capacity(rows.min(most) * length);
     let mut labels: Vec<u32> = Vec::new();
     let mut jpeg = None;
     for group in 0..reader.num_row_groups() {
@@ -103,6 +114,11 @@ fn part(path: &Path, size: [usize; 3], (label, classes): (&str, usize), halt: &H
                 break;
             }
             let first = labels.len();
+            if first + images.len() > most {
+                return Err(bad(format!(
+                    "it has more than {most} rows, too many for its {end} bytes or for such a set"
+                )));
+            }
             for (row, number) in numbers.iter().enumerate() {
                 let class = u32::try_from(*number).ok().filter(|&class| (class as usize) < classes);
                 let wrong = || bad(format!("row {}: the label {number}, expected 0 to {}", first + row, classes - 1));

@@ -37,7 +37,7 @@ impl Past {
     #[must_use]
     pub fn room(&self, plan: &Plan, steps: &BTreeSet<NodeIndex>) -> (u64, usize) {
         let known: Vec<u64> = steps.iter().filter_map(|&node| Some(self.nearest(plan.step(node))?.bytes)).collect();
-        (known.iter().sum(), known.len())
+        (known.iter().fold(0, |sum, &bytes| bytes.saturating_add(sum)), known.len())
     }
 }
 

@@ -94,10 +94,11 @@ mod tests {
         let bytes = write(&dict);
         let pickle = Pickle::parse(&bytes).unwrap();
         let entry = |key: &str| pickle.entry(pickle.root(), key).unwrap();
-        let (name, args) = pickle.call(entry("call")).unwrap();
-        assert_eq!((name, pickle.get(args[0]), pickle.get(args[1])), ("a.b.c", &Value::Bool(true), &Value::Int(3)));
+        let (module, name, args) = pickle.call(entry("call")).unwrap();
+        assert_eq!((module, name), ("a.b", "c"));
+        assert_eq!((pickle.get(args[0]), pickle.get(args[1])), (&Value::Bool(true), &Value::Int(3)));
         let Value::Persistent(id) = pickle.get(entry("outside")) else { panic!() };
-        assert_eq!(pickle.text(pickle.items(*id).unwrap()[0]), Some("storage"));
+        assert_eq!(pickle.name(pickle.items(*id).unwrap()[0], 9), Some("storage"));
         assert_eq!(pickle.natural(entry("big")), Some(5_000_000_000));
         assert_eq!(pickle.get(entry("empty")), &Value::Dict(Vec::new()));
         assert_eq!(pickle.get(entry("wörter")), &Value::Tuple(Vec::new()));

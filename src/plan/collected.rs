@@ -1,12 +1,16 @@
 //! The rows of a collecting stage: every instance of every model, with the instances of the reference and of the data that
 //! agree with it on all axes that they share.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
 use crate::error::{Mistake, Place};
 use crate::recipe::{Axes, Declared, label};
+
+/// More rows of one table are a slip; and more pairs of instances than these are not looked at.
+const ROWS: usize = 20_000;
+const PAIRS: usize = 100_000_000;
 
 /// One model to be measured. A model without an axis that its reference or its data have is measured once for each of
 /// their values.
@@ -46,11 +50,18 @@ pub(super) fn rows(declared: &Declared, instances: &BTreeMap<&str, Vec<&Declared
     let of = |base: &str| instances.get(base).map_or(&[][..], Vec::as_slice);
     let setting = |name: &str| declared.settings.get(name).and_then(Value::as_str).unwrap_or_default();
     let (mut references, mut models): (Vec<Row>, Vec<Row>) = (Vec::new(), Vec::new());
+    let (mut is_reference, mut pairs) = (BTreeSet::new(), 0_usize);
     for mention in declared.mentions.iter().filter(|mention| mention.role == "models") {
         for model in of(&mention.name) {
             let before = models.len();
+            pairs = pairs.saturating_add(of(setting("reference")).len());
             for reference in of(setting("reference")).iter().filter(|it| agree(&it.axes, &model.axes)) {
                 let axes = union(&model.axes, &reference.axes);
+                pairs = pairs.saturating_add(of(setting("data")).len());
+                if models.len() > ROWS || pairs > PAIRS {
+                    let what = format!("the axes make more than {ROWS} rows of this table");
+                    return Err(Mistake::at(&mention.place, what));
+                }
                 for data in of(setting("data")).iter().filter(|it| agree(&it.axes, &axes)) {
                     let row = |base: &Declared, axes: Axes, against: &str| Row {
                         name: label(&base.base, &axes),
@@ -65,7 +76,7 @@ pub(super) fn rows(declared: &Declared, instances: &BTreeMap<&str, Vec<&Declared
                     let against = row(reference, union(&reference.axes, &data.axes), "");
                     let against = Row { reference: against.name.clone(), ..against };
                     models.push(row(model, union(&axes, &data.axes), &against.name));
-                    if !references.iter().any(|known| known.name == against.name) {
+                    if is_reference.insert(against.name.clone()) {
                         references.push(against);
                     }
                 }
@@ -81,9 +92,8 @@ pub(super) fn rows(declared: &Declared, instances: &BTreeMap<&str, Vec<&Declared
             }
         }
     }
-    let is_reference: Vec<String> = references.iter().map(|row| row.name.clone()).collect();
     models.retain(|row| !is_reference.contains(&row.name));
-    let mut seen = std::collections::BTreeSet::new();
+    let mut seen = BTreeSet::new();
     models.retain(|row| seen.insert(row.name.clone()));
     references.extend(models);
     Ok(references)

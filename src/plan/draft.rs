@@ -1,7 +1,7 @@
 //! Stages before they have fingerprints: names resolved, kinds checked, and one `evaluate` for each model that a collecting
 //! stage takes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
@@ -87,6 +87,9 @@ pub(super) fn drafts<'r>(recipe: &'r Recipe, evaluate: &'static StageKind) -> Re
     if mistakes.is_empty() { Ok(drafts) } else { Err(Error::Mistakes(mistakes)) }
 }
 
+/// Mistakes for which a name is sought that may have been meant: it takes as long as there are names.
+const SUGGESTED: usize = 100;
+
 /// Names that mean nothing, and stages of the wrong kind.
 fn wiring(
     recipe: &Recipe,
@@ -94,12 +97,17 @@ fn wiring(
     one: &BTreeMap<&str, &Declared>,
 ) -> Vec<Mistake> {
     let mut mistakes: Vec<Mistake> = Vec::new();
+    let mut seen = BTreeSet::new();
     let names: Vec<&str> = instances.keys().copied().collect();
     for mention in recipe.stages.iter().flat_map(|stage| &stage.mentions) {
         let found = one.get(mention.name.as_str()).or_else(|| instances.get(mention.name.as_str())?.first());
         let mistake = match found {
             None => {
                 let mistake = Mistake::at(&mention.place, format!("there is no stage `{}`", mention.name));
+                if mistakes.len() >= SUGGESTED {
+                    mistakes.push(mistake);
+                    continue;
+                }
                 crate::recipe::check::suggest(mistake, &mention.name, &names, "stage")
             }
             Some(stage) if !mention.kinds.contains(&stage.makes()) => {
@@ -117,7 +125,8 @@ fn wiring(
             Some(_) => continue,
         };
         // Instances of one stage make the same mistakes.
-        if !mistakes.iter().any(|known| known.what == mistake.what && known.place == mistake.place) {
+        let at = (mention.place.source.name.as_str(), mention.place.span.start);
+        if seen.insert((mistake.what.clone(), at)) {
             mistakes.push(mistake);
         }
     }

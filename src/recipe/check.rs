@@ -219,7 +219,17 @@ impl Checker {
 pub fn suggest(mistake: Mistake, word: &str, valid: &[&str], noun: &str) -> Mistake {
     match nearest(word, valid.iter().copied()) {
         Some(near) => mistake.label(format!("no such {noun}")).help(format!("did you mean `{near}`?")),
-        None => mistake.label(format!("no such {noun}")).help(format!("there are {}", listed(valid, "and"))),
+        None => mistake.label(format!("no such {noun}")).help(format!("there are {}", some(valid))),
+    }
+}
+
+/// All of the words, or the first of very many.
+fn some(words: &[&str]) -> String {
+    let few: Vec<&str> = words.iter().copied().take_while(|word| word.len() < 200).take(60).collect();
+    if few.len() == words.len() {
+        listed(words, "and")
+    } else {
+        format!("{} and {} more", listed(&few, ","), words.len() - few.len())
     }
 }
 

@@ -9,15 +9,31 @@ use super::node::{self, Key, Node, Val};
 use crate::error::{Error, Mistake, Place, Result, Source};
 
 /// Larger texts are no recipes.
-const LIMIT: usize = 4 << 20;
+pub const LIMIT: usize = 4 << 20;
+/// Nobody unsets more.
+const MOST: usize = 1000;
+/// Recipes of recipes of recipes: nobody's are deeper.
+const DEPTH: usize = 16;
+
+/// What is read for one recipe, each base as often as it is extended.
+#[derive(Default)]
+pub(super) struct Reading {
+    /// The recipes that extend the one that is read.
+    above: Vec<PathBuf>,
+    bytes: usize,
+}
 
 /// The text at a path with everything that it extends, merged.
-pub(super) fn load(path: &Path, reader: Reader, above: &mut Vec<PathBuf>) -> Result<Node> {
+pub(super) fn load(path: &Path, reader: Reader, reading: &mut Reading) -> Result<Node> {
     let bytes = reader(path)?;
     let name = path.display().to_string();
     let nowhere = |what: String| Error::Mistakes(vec![Mistake::nowhere(what)]);
-    if bytes.len() > LIMIT {
-        return Err(nowhere(format!("`{name}` has {} bytes: no recipe is that large", bytes.len())));
+    // Two bases that each extend the next twice double with every file.
+    reading.bytes += bytes.len().max(1 << 10);
+    if bytes.len() > LIMIT || reading.bytes > 4 * LIMIT {
+        let all = if bytes.len() > LIMIT { "" } else { " with all that it extends" };
+        let bytes = bytes.len().max(reading.bytes);
+        return Err(nowhere(format!("`{name}`{all} has {bytes} bytes: no recipe is that large")));
     }
     let text = String::from_utf8(bytes).map_err(|error| {
         nowhere(format!("`{name}` is not a text: byte {} is not UTF-8", error.utf8_error().valid_up_to()))
@@ -39,15 +55,20 @@ pub(super) fn load(path: &Path, reader: Reader, above: &mut Vec<PathBuf>) -> Res
             }
         }
     }
-    above.push(path.to_owned());
+    reading.above.push(path.to_owned());
     let mut root = Node { value: Val::Table(Vec::new()), place: own.place.clone() };
     for (base, place) in bases {
         let base = path.parent().unwrap_or(Path::new("")).join(base);
-        if above.contains(&base) {
+        if reading.above.contains(&base) {
             let mistake = Mistake::at(&place, format!("`{}` extends itself", base.display()));
             return Err(Error::Mistakes(vec![mistake]));
         }
-        let inherited = load(&base, reader, above).map_err(|error| match error {
+        // A way round that names itself otherwise each time (`x/../x/../r.toml`) ends here.
+        if reading.above.len() > DEPTH {
+            let mistake = Mistake::at(&place, format!("more than {DEPTH} recipes extend one another"));
+            return Err(Error::Mistakes(vec![mistake]));
+        }
+        let inherited = load(&base, reader, reading).map_err(|error| match error {
             Error::Io { source, .. } => {
                 Error::Mistakes(vec![Mistake::at(&place, format!("could not read `{}`: {source}", base.display()))])
             }
@@ -55,7 +76,7 @@ pub(super) fn load(path: &Path, reader: Reader, above: &mut Vec<PathBuf>) -> Res
         })?;
         root.merge(inherited, 2);
     }
-    above.pop();
+    reading.above.pop();
     unset(&mut root, &own)?;
     own.remove("extends");
     own.remove("unset");
@@ -88,6 +109,10 @@ fn unset(root: &mut Node, own: &Node) -> Result<()> {
             "`unset` takes a list of paths such as \"stages.x\"",
         )]));
     };
+    if items.len() > MOST {
+        let what = format!("`unset` has {} paths, expected at most {MOST}", items.len());
+        return Err(Error::Mistakes(vec![Mistake::at(&list.place, what)]));
+    }
     let mut mistakes = Vec::new();
     for item in items {
         let path: Vec<&str> = item.text().unwrap_or_default().split('.').collect();

@@ -1,17 +1,23 @@
 //! `[matrix]`: an axis multiplies the stages that mention it, and the stages that these feed. A collecting stage takes in
 //! all instances and inherits no axis.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
 use super::check::suggest;
-use super::node::{Key, Node, Val};
+use super::node::{Key, Node, Room, Val};
 use super::{Axes, Declared, label, reference};
 use crate::error::{Mistake, Place, nearest};
 
-/// More instances of one stage are a slip.
+/// More instances of one stage or values of one axis are a slip.
 const LIMIT: usize = 10_000;
+/// More axes are one too, and more exclusions, and more stages in all.
+const AXES: usize = 50;
+const EXCLUSIONS: usize = 1000;
+pub(super) const STAGES: usize = 2 * LIMIT;
+/// Pairs of instances that are looked at, in all.
+const PAIRS: usize = 200_000_000;
 
 /// Which value of which axis, by their numbers.
 pub(super) type Assignment = BTreeMap<usize, usize>;
@@ -46,6 +52,11 @@ impl Matrix {
     pub(super) fn read(root: &Node, mistakes: &mut Vec<Mistake>) -> Self {
         let mut matrix = Self::default();
         let Some(table) = root.get("matrix") else { return matrix };
+        if table.entries().len() > AXES + 1 {
+            let what = format!("there are {} axes, expected at most {AXES}", table.entries().len());
+            mistakes.push(Mistake::at(&table.place, what));
+            return matrix;
+        }
         for (key, node) in table.entries().iter().filter(|(key, _)| key.name != "exclude") {
             let point = |value: Val, variant| Point { value, variant };
             let values: Vec<Point> = match &node.value {
@@ -64,6 +75,11 @@ impl Matrix {
                 }
                 _ => Vec::new(),
             };
+            if values.len() > LIMIT {
+                let what = format!("the axis `{}` has {} values, expected at most {LIMIT}", key.name, values.len());
+                mistakes.push(Mistake::at(&key.place, what));
+                continue;
+            }
             let plain: Vec<Value> = values.iter().map(|point| point.value.plain()).collect();
             let twice = plain.iter().enumerate().find(|(index, value)| plain[..*index].contains(value));
             if values.is_empty() {
@@ -86,13 +102,20 @@ impl Matrix {
             mistakes.push(Mistake::at(&exclude.place, what).label("{ axis = value } or { axis = [values] }"));
             return;
         };
+        if items.len() > EXCLUSIONS {
+            let what = format!("`exclude` has {} tables, expected at most {EXCLUSIONS}", items.len());
+            mistakes.push(Mistake::at(&exclude.place, what));
+            return;
+        }
+        let names: Vec<&str> = self.axes.iter().map(|axis| axis.name.as_str()).collect();
+        let plain = |axis: &Axis| axis.values.iter().map(|point| point.value.plain()).collect();
+        let all: Vec<Vec<Value>> = self.axes.iter().map(plain).collect();
         for item in items {
             if item.entries().is_empty() {
                 mistakes.push(Mistake::at(&item.place, "an exclusion names axes: { axis = value }"));
             }
             let mut meeting = BTreeMap::new();
             for (key, node) in item.entries() {
-                let names: Vec<&str> = self.axes.iter().map(|axis| axis.name.as_str()).collect();
                 let Some(axis) = names.iter().position(|name| *name == key.name) else {
                     let mistake = Mistake::at(&key.place, format!("there is no axis `{}`", key.name));
                     mistakes.push(suggest(mistake, &key.name, &names, "axis"));
@@ -100,14 +123,16 @@ impl Matrix {
                 };
                 let wanted =
                     if let Val::List(items) = &node.value { items.as_slice() } else { std::slice::from_ref(node) };
-                let values: Vec<Value> = self.axes[axis].values.iter().map(|point| point.value.plain()).collect();
+                let values = &all[axis];
                 for value in wanted {
                     if let Some(found) = values.iter().position(|known| *known == value.plain()) {
                         meeting.entry(axis).or_insert_with(Vec::new).push(found);
                     } else {
                         let what = format!("the axis `{}` has no value {}", key.name, value.plain());
-                        let known = Value::from(values.clone());
-                        mistakes.push(Mistake::at(&value.place, what).help(format!("its values are {known}")));
+                        let some: Vec<Value> = values.iter().take(20).cloned().collect();
+                        let more = if some.len() < values.len() { " and more" } else { "" };
+                        let known = format!("its values are {}{more}", Value::from(some));
+                        mistakes.push(Mistake::at(&value.place, what).help(known));
                     }
                 }
             }
@@ -131,9 +156,11 @@ impl Matrix {
         &self,
         stage: Node,
         inherited: Inherited,
+        room: &mut Room,
         mistakes: &mut Vec<Mistake>,
     ) -> Vec<(Assignment, Node)> {
         let place = stage.place.clone();
+        let large = || vec![Mistake::at(&place, "the axes multiply this stage to too many bytes")];
         let mut done = Vec::new();
         // (assignment so far, the stage, whether its defaults are laid in)
         let mut open = vec![(Assignment::new(), stage, false)];
@@ -148,6 +175,10 @@ impl Matrix {
             let mentioned =
                 reference::paths(&node).iter().find_map(|path| self.axis(path).filter(|axis| !at.contains_key(axis)));
             if let Some(axis) = mentioned {
+                if !room.take(self.axes[axis].values.len().saturating_mul(node.value.bytes())) {
+                    mistakes.extend(large());
+                    return Vec::new();
+                }
                 // The last is taken first: in reverse, so that instances come in the order of values.
                 for value in (0..self.axes[axis].values.len()).rev() {
                     let mut at = at.clone();
@@ -156,16 +187,24 @@ impl Matrix {
                 }
             } else if node.get("merge").is_some() {
                 match self.merged(node, &at) {
+                    Ok(node) if !room.take(node.value.bytes()) => {
+                        mistakes.extend(large());
+                        return Vec::new();
+                    }
                     Ok(node) => open.push((at, node, complete)),
                     Err(mut more) => mistakes.append(&mut more),
                 }
             } else {
-                reference::replace(&mut node, &|path| self.value(path, &at), mistakes);
+                reference::replace(&mut node, &|path| self.value(path, &at), room, mistakes);
                 if complete {
                     done.push((at, node));
                 } else {
                     for (key, default) in inherited(&node) {
                         node.put(key, default);
+                    }
+                    if !room.take(node.value.bytes()) {
+                        mistakes.extend(large());
+                        return Vec::new();
                     }
                     open.push((at, node, true));
                 }
@@ -255,13 +294,16 @@ impl Matrix {
     }
 
     /// The stages with the axes of their inputs too, each reading the instances that agree with it.
-    pub(super) fn join(&self, own: &[(Assignment, Declared)]) -> Vec<Declared> {
-        let mut spread = Spread { matrix: self, own, done: BTreeMap::new() };
+    pub(super) fn join(&self, own: &[(Assignment, Declared)], mistakes: &mut Vec<Mistake>) -> Vec<Declared> {
+        let mut spread = Spread::new(self, own);
         let mut bases: Vec<&str> = Vec::new();
         for (_, stage) in own {
             if bases.last() != Some(&stage.base.as_str()) {
                 bases.push(&stage.base);
-                spread.instances(&stage.base);
+                if let Err(mistake) = spread.reach(&stage.base) {
+                    mistakes.push(mistake);
+                    return Vec::new();
+                }
             }
         }
         let mut joined = Vec::new();
@@ -272,7 +314,7 @@ impl Matrix {
                 stage.name = label(base, &stage.axes);
                 if !stage.kind.collects {
                     for mention in &mut stage.mentions {
-                        let Some(found) = spread.done.get(&mention.name) else { continue };
+                        let Some(found) = spread.done.get(mention.name.as_str()) else { continue };
                         let Some((input, _)) = found.iter().find(|(input, _)| agree(input, at)) else { continue };
                         mention.name = label(&mention.name, &self.axes_of(input));
                         put(&mut stage.settings, &mention.role, &mention.name);
@@ -313,43 +355,82 @@ fn put(settings: &mut crate::settings::Settings, path: &str, name: &str) {
 struct Spread<'a> {
     matrix: &'a Matrix,
     own: &'a [(Assignment, Declared)],
+    /// By base: which of `own` are its.
+    of: BTreeMap<&'a str, Vec<usize>>,
     /// By base: assignments, and which of `own` each comes from.
-    done: BTreeMap<String, Vec<(Assignment, usize)>>,
+    done: BTreeMap<&'a str, Vec<(Assignment, usize)>>,
+    count: usize,
+    pairs: usize,
 }
 
-impl Spread<'_> {
-    fn instances(&mut self, base: &str) -> Vec<(Assignment, usize)> {
-        if let Some(found) = self.done.get(base) {
-            return found.clone();
+impl<'a> Spread<'a> {
+    fn new(matrix: &'a Matrix, own: &'a [(Assignment, Declared)]) -> Self {
+        let mut of: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+        for (index, (_, stage)) in own.iter().enumerate() {
+            of.entry(&stage.base).or_default().push(index);
         }
-        let mine: Vec<usize> = (0..self.own.len()).filter(|&index| self.own[index].1.base == base).collect();
-        // Inside a cycle a stage counts without its inputs' axes; the plan will name the cycle.
-        let alone = mine.iter().map(|&index| (self.own[index].0.clone(), index)).collect();
-        self.done.insert(base.to_owned(), alone);
+        Self { matrix, own, of, done: BTreeMap::new(), count: 0, pairs: 0 }
+    }
+
+    /// Finds the instances of a stage, those of its inputs first; without recursion, as a chain may be long.
+    fn reach(&mut self, base: &'a str) -> Result<(), Mistake> {
+        let mut open = vec![(base, false)];
+        while let Some((base, ready)) = open.pop() {
+            let mine = self.of.get(base).cloned().unwrap_or_default();
+            if ready {
+                let found = self.instances(&mine)?;
+                self.done.insert(base, found);
+            } else if !self.done.contains_key(base) {
+                // Inside a cycle a stage counts without its inputs' axes; the plan will name the cycle.
+                let alone = mine.iter().map(|&index| (self.own[index].0.clone(), index)).collect();
+                self.done.insert(base, alone);
+                open.push((base, true));
+                let inputs = mine.iter().flat_map(|&index| self.inputs(index));
+                open.extend(inputs.filter(|input| !self.done.contains_key(input)).map(|input| (input, false)));
+            }
+        }
+        Ok(())
+    }
+
+    /// The stages that one mentions, unless it collects.
+    fn inputs(&self, index: usize) -> impl Iterator<Item = &'a str> + use<'a> {
+        let stage = &self.own[index].1;
+        let mentions = if stage.kind.collects { &[] } else { stage.mentions.as_slice() };
+        mentions.iter().map(|mention| mention.name.as_str())
+    }
+
+    fn instances(&mut self, mine: &[usize]) -> Result<Vec<(Assignment, usize)>, Mistake> {
         let mut found = Vec::new();
-        for index in mine {
+        for &index in mine {
             let (at, stage) = &self.own[index];
             let mut partial = vec![at.clone()];
-            for mention in stage.mentions.iter().filter(|_| !stage.kind.collects) {
-                let inputs = self.instances(&mention.name);
-                let mut wider: Vec<Assignment> = Vec::new();
+            for input in self.inputs(index) {
+                let Some(inputs) = self.done.get(input).filter(|inputs| !inputs.is_empty()) else { continue };
+                self.pairs = self.pairs.saturating_add(partial.len() * inputs.len());
+                let (mut wider, mut seen) = (Vec::new(), BTreeSet::new());
                 for at in &partial {
                     for (input, _) in inputs.iter().filter(|(input, _)| agree(input, at)) {
                         let mut both = at.clone();
                         both.extend(input);
-                        if !wider.contains(&both) {
+                        if seen.insert(both.clone()) {
                             wider.push(both);
                         }
                     }
+                    if wider.len() > LIMIT || self.pairs > PAIRS {
+                        let what = format!("the axes of its inputs multiply this stage more than {LIMIT} times");
+                        return Err(Mistake::at(&stage.place, what));
+                    }
                 }
-                if !inputs.is_empty() {
-                    partial = wider;
-                }
+                partial = wider;
             }
             // With the axes of the inputs, an instance may be excluded that was not by its own.
             found.extend(partial.into_iter().filter(|at| !self.matrix.excluded(at)).map(|at| (at, index)));
+            if found.len() > LIMIT || self.count + found.len() > STAGES {
+                let what = format!("the axes multiply this stage more than {LIMIT} times, or all more than {STAGES}");
+                return Err(Mistake::at(&stage.place, what));
+            }
         }
-        self.done.insert(base.to_owned(), found.clone());
-        found
+        self.count += found.len();
+        Ok(found)
     }
 }

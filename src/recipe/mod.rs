@@ -7,11 +7,13 @@ pub mod node;
 mod reference;
 mod stages;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use check::suggest;
 pub use check::{Mention, default_value};
-use node::{Node, Val};
+pub use load::LIMIT;
+use node::{Node, Room, Val};
 pub use stages::RUN;
 
 use crate::error::{Error, Mistake, Place, Result};
@@ -85,8 +87,8 @@ pub type Reader<'a> = &'a dyn Fn(&Path) -> Result<Vec<u8>>;
 impl Recipe {
     /// Reads and checks a recipe; `set` holds the `KEY=VALUE` of `--set`.
     pub fn read(path: &Path, reader: Reader, set: &[String], kinds: &[&'static StageKind]) -> Result<Self> {
-        let mut root = load::load(path, reader, &mut Vec::new())?;
-        let mut mistakes = Vec::new();
+        let mut root = load::load(path, reader, &mut load::Reading::default())?;
+        let (mut room, mut mistakes) = (Room::default(), Vec::new());
         for assignment in set {
             if let Err(mistake) = load::assign(&mut root, assignment) {
                 mistakes.push(mistake);
@@ -96,21 +98,20 @@ impl Recipe {
         let params = root.get("params").cloned();
         for part in ["stages", "defaults", "matrix"] {
             if let Some(node) = root.child_mut(part) {
-                reference::replace(node, &|path| param(path, params.as_ref()), &mut mistakes);
+                reference::replace(node, &|path| param(path, params.as_ref()), &mut room, &mut mistakes);
             }
         }
         let matrix = matrix::Matrix::read(&root, &mut mistakes);
         matrix.check_set(&root, set, &mut mistakes);
-        let own = stages::check_stages(&root, kinds, &matrix, &mut mistakes);
+        let own = stages::check_stages(&root, kinds, &matrix, &mut room, &mut mistakes);
         matrix.check_used(&own, &mut mistakes);
-        let stages = matrix.join(&own);
+        let stages = matrix.join(&own, &mut mistakes);
         // Instances of one stage make the same mistakes.
-        let mut seen: Vec<(String, Option<Place>)> = Vec::new();
+        let mut seen = BTreeSet::new();
         mistakes.retain(|mistake| {
-            let key = (mistake.what.clone(), mistake.place.clone());
-            let new = !seen.contains(&key);
-            seen.push(key);
-            new
+            let place = mistake.place.as_ref();
+            let place = place.map(|place| (place.source.name.clone(), place.span.start, place.span.end));
+            seen.insert((mistake.what.clone(), place))
         });
         if !mistakes.is_empty() {
             return Err(Error::Mistakes(mistakes));

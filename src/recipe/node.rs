@@ -1,5 +1,6 @@
 //! A TOML text as a tree in which every key and value knows its place.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde_json::Value;
@@ -129,13 +130,19 @@ impl Node {
 
     /// Lays `over` on this table, `depth` levels of tables deep; below that, values are replaced whole.
     pub fn merge(&mut self, over: Node, depth: usize) {
-        let Val::Table(entries) = over.value else { return };
+        let (Val::Table(own), Val::Table(entries)) = (&mut self.value, over.value) else { return };
+        let mut known: BTreeMap<String, usize> =
+            own.iter().enumerate().map(|(at, (key, _))| (key.name.clone(), at)).collect();
         for (key, node) in entries {
-            match self.child_mut(&key.name) {
-                Some(own) if depth > 0 && matches!((&own.value, &node.value), (Val::Table(_), Val::Table(_))) => {
+            match known.get(&key.name).and_then(|&at| own.get_mut(at)) {
+                Some((_, own)) if depth > 0 && matches!((&own.value, &node.value), (Val::Table(_), Val::Table(_))) => {
                     own.merge(node, depth - 1);
                 }
-                _ => self.put(key, node),
+                Some(entry) => *entry = (key, node),
+                None => {
+                    known.insert(key.name.clone(), own.len());
+                    own.push((key, node));
+                }
             }
         }
     }
@@ -147,7 +154,43 @@ impl Node {
     }
 }
 
+/// Bytes by which references and axes may still let a recipe grow: a few lines can ask for any number of them.
+#[derive(Debug)]
+pub struct Room(usize);
+
+impl Default for Room {
+    fn default() -> Self {
+        Self(256 << 20)
+    }
+}
+
+impl Room {
+    /// Takes so many; false where there are no more.
+    pub fn take(&mut self, bytes: usize) -> bool {
+        let left = self.0.checked_sub(bytes);
+        self.0 = left.unwrap_or(0);
+        left.is_some()
+    }
+
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.0 == 0
+    }
+}
+
 impl Val {
+    /// About how many bytes of memory it takes.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        size_of::<(Key, Node)>()
+            + match self {
+                Val::Text(text) => text.len(),
+                Val::List(items) => items.iter().map(|item| item.value.bytes()).sum(),
+                Val::Table(entries) => entries.iter().map(|(key, node)| key.name.len() + node.value.bytes()).sum(),
+                Val::Bool(_) | Val::Int(_) | Val::Float(_) => 0,
+            }
+    }
+
     #[must_use]
     pub fn plain(&self) -> Value {
         match self {

@@ -1,9 +1,11 @@
 //! The stages of a recipe, multiplied by the axes that they mention and checked against the field tables.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use super::Declared;
 use super::check::{Checker, suggest};
-use super::matrix::{Assignment, Matrix};
-use super::node::{Key, Node};
+use super::matrix::{Assignment, Matrix, STAGES};
+use super::node::{Key, Node, Room};
 use crate::error::{Mistake, listed};
 use crate::settings::{Field, Settings, Type};
 use crate::stage::StageKind;
@@ -29,6 +31,7 @@ pub(super) fn check_stages(
     root: &Node,
     kinds: &[&'static StageKind],
     matrix: &Matrix,
+    room: &mut Room,
     mistakes: &mut Vec<Mistake>,
 ) -> Vec<(Assignment, Declared)> {
     let Some(stages) = root.get("stages").filter(|stages| !stages.entries().is_empty()) else {
@@ -36,7 +39,9 @@ pub(super) fn check_stages(
         return Vec::new();
     };
     let defaults = root.get("defaults").map_or(&[][..], Node::entries);
-    let mut reached: Vec<&str> = Vec::new();
+    let by_name: BTreeMap<&str, usize> =
+        defaults.iter().enumerate().map(|(number, (key, _))| (key.name.as_str(), number)).collect();
+    let mut reached: BTreeSet<&str> = BTreeSet::new();
     let mut declared = Vec::new();
     for (key, node) in stages.entries() {
         if !key.name.chars().all(|c| c.is_alphanumeric() || c == '_' || c == '-') {
@@ -47,16 +52,25 @@ pub(super) fn check_stages(
         body.place = key.place.clone();
         let mut inherited = |body: &Node| {
             let names = field_names(body, kinds);
-            let fitting = defaults.iter().filter(|(key, _)| names.contains(&key.name.as_str()));
-            let fitting = fitting.inspect(|(key, _)| reached.push(&key.name));
+            // In the order of the defaults.
+            let fitting: BTreeSet<usize> = names.iter().filter_map(|name| by_name.get(name).copied()).collect();
+            let fitting = fitting.into_iter().filter_map(|number| defaults.get(number));
+            let fitting: Vec<&(Key, Node)> = fitting.collect();
+            reached.extend(fitting.iter().map(|(key, _)| key.name.as_str()));
+            let fitting = fitting.into_iter();
             fitting.filter(|(key, _)| body.get(&key.name).is_none()).cloned().collect()
         };
-        for (at, body) in matrix.unfold(body, &mut inherited, mistakes) {
+        for (at, body) in matrix.unfold(body, &mut inherited, room, mistakes) {
             declared.extend(check_stage(key, body, kinds, mistakes).map(|stage| (at, stage)));
+        }
+        if declared.len() > STAGES {
+            let what = format!("the recipe has more than {STAGES} stages");
+            mistakes.push(Mistake::at(&key.place, what));
+            return Vec::new();
         }
     }
     for (key, _) in defaults {
-        if !reached.contains(&key.name.as_str()) {
+        if !reached.contains(key.name.as_str()) {
             mistakes.push(Mistake::at(&key.place, format!("the default `{}` reaches no stage", key.name)));
         }
     }

@@ -3,7 +3,7 @@
 
 mod names;
 mod pytorch;
-mod record;
+pub(crate) mod record;
 mod write;
 
 use std::collections::BTreeMap;
@@ -21,6 +21,7 @@ use crate::nn::arch::{self, Arch};
 use crate::nn::model::Model;
 use crate::rng::Rng;
 use crate::settings::{Field, SEED, Type, read};
+use crate::tensors;
 pub use write::{Form, write};
 
 pub const KIND: StageKind = StageKind {
@@ -81,9 +82,8 @@ impl Stage for Checkpoint {
 /// Named tensors of a file, with wrappers and prefixes taken off.
 pub fn load(path: &Path) -> Result<BTreeMap<String, Tensor>> {
     let tensors: BTreeMap<String, Tensor> = if path.extension().is_some_and(|extension| extension == "safetensors") {
-        let read = candle_core::safetensors::load(path, &Device::Cpu);
-        let why = |error| Error::from(error).to_string().lines().next().unwrap_or_default().to_owned();
-        read.map_err(|error| Error::bad_file(path, why(error)))?.into_iter().collect()
+        let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
+        tensors::read(&bytes).map_err(|why| Error::bad_file(path, why))?
     } else {
         pytorch::read(path)?
     };

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
+use super::files::plain;
 use super::{Store, codec};
 use crate::artifact::Encoded;
 use crate::error::{Error, Result};
@@ -31,7 +32,7 @@ impl Store {
     pub fn checkpoint(&self, fingerprint: &str) -> Result<Option<Encoded>> {
         let path = self.checkpoint_path(fingerprint);
         let damaged = |why: &str| Error::Damaged { path: path.clone(), why: why.to_owned() };
-        let bytes = match fs::read(&path) {
+        let bytes = match plain(&path) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(damaged(&error.to_string())),
             Ok(bytes) => bytes,

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::Store;
 use super::fault::{self, point};
-use super::files::{link, list, name};
+use super::files::{link, list, name, overwrite, text_of};
 use super::who::Who;
 use crate::error::{Error, Result};
 
@@ -47,13 +47,13 @@ impl Claim {
     /// Says how far the work is, for those who wait.
     pub fn tell(&self, done: usize, total: usize) {
         // A torn or missing line is a missing courtesy, nothing more.
-        let _ = fs::write(progress_of(&self.path), format!("{done} of {total}")).and_then(|()| point("claim.told"));
+        let _ = overwrite(&progress_of(&self.path), &format!("{done} of {total}")).and_then(|()| point("claim.told"));
     }
 }
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        if fs::read_to_string(&self.path).is_ok_and(|text| text == self.mine) {
+        if text_of(&self.path).is_ok_and(|text| text == self.mine) {
             let _ = fs::remove_file(progress_of(&self.path));
             let _ = point("claim.untold");
             let _ = fs::remove_file(&self.path);
@@ -105,11 +105,11 @@ impl Store {
                 point("claim.linked").map_err(Error::io("claim", &claim.path))?;
                 return Ok(Ok(claim));
             }
-            let Ok(words) = fs::read_to_string(&path) else { continue };
+            let Ok(words) = text_of(&path) else { continue };
             let holder = Who::from_words(&words);
             if holder.lives().unwrap_or_else(|| watch.beats(&path)) {
                 let known = |text: &str| if text.is_empty() { "unknown".to_owned() } else { text.to_owned() };
-                let at = fs::read_to_string(progress_of(&path)).map_or(String::new(), |at| format!(", {at}"));
+                let at = text_of(&progress_of(&path)).map_or(String::new(), |at| format!(", {at}"));
                 return Ok(Err(format!("process {} on {}{at}", known(&holder.process), known(&holder.host))));
             }
             self.take_away(&path, &words)?;
@@ -123,13 +123,13 @@ impl Store {
         let mark = path.with_extension("taking");
         if link(self, &mark, &Who::me().words(), "take over")? {
             let _ = point("take.marked");
-            if fs::read_to_string(path).is_ok_and(|text| text == words) {
+            if text_of(path).is_ok_and(|text| text == words) {
                 let _ = fs::remove_file(path);
             }
             let _ = point("take.removed");
             let _ = fs::remove_file(&mark);
             let _ = point("take.done");
-        } else if let Ok(taker) = fs::read_to_string(&mark) {
+        } else if let Ok(taker) = text_of(&mark) {
             let lives = Who::from_words(&taker).lives();
             if !lives.unwrap_or_else(|| age(&mark).is_none_or(|age| age < TAKING)) {
                 let _ = fs::remove_file(&mark);
@@ -145,7 +145,7 @@ impl Store {
         let (beside, own): (Vec<PathBuf>, Vec<PathBuf>) = claims.into_iter().partition(|path| name(path).contains('.'));
         let stale = |path: &Path| age(path).is_some_and(|age| age > 10 * lapse());
         let dead = |path: &Path| {
-            let words = fs::read_to_string(path).ok()?;
+            let words = text_of(path).ok()?;
             let lives = Who::from_words(&words).lives().unwrap_or_else(|| !stale(path));
             (!lives).then_some(words)
         };

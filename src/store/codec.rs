@@ -5,8 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 
-use candle_core::safetensors::Load;
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, SafeTensorError, View};
 use serde_json::{Value, json};
@@ -15,6 +14,7 @@ use crate::artifact::{Artifact, Encoded, Encoder, Features, Generator, Mask, Sco
 use crate::data::{Images, Part, Split};
 use crate::error::{Error, Result};
 use crate::kind::Kind;
+use crate::tensors;
 
 const ENTRY: &str = "recant";
 
@@ -30,12 +30,7 @@ pub fn from_bytes(bytes: &[u8], path: &Path) -> Result<Encoded> {
     let entry = header.metadata().as_ref().and_then(|map| map.get(ENTRY));
     let record = entry.ok_or_else(|| damaged("it has no record".to_owned()))?;
     let record = serde_json::from_str(record).map_err(|error| damaged(error.to_string()))?;
-    let file = SafeTensors::deserialize(bytes).map_err(|error| damaged(error.to_string()))?;
-    let mut tensors = BTreeMap::new();
-    for (name, view) in file.tensors() {
-        tensors.insert(name, view.load(&Device::Cpu)?);
-    }
-    Ok(Encoded { tensors, record })
+    Ok(Encoded { tensors: tensors::read(bytes).map_err(damaged)?, record })
 }
 
 /// A tensor on its way to disk; bytes that lie in memory already go there without a copy.
@@ -214,7 +209,12 @@ pub fn decode(kind: Kind, encoded: Encoded, carried: Option<&Artifact>) -> Resul
             for name in names {
                 let missing = || Error::invalid(format!("the artifact lacks the features or labels of `{name}`"));
                 let values = tensors.remove(&format!("{name}.features")).ok_or_else(missing)?;
-                let labels = tensors.remove(&format!("{name}.labels")).ok_or_else(missing)?.to_vec1()?;
+                let labels: Vec<u32> = tensors.remove(&format!("{name}.labels")).ok_or_else(missing)?.to_vec1()?;
+                if values.rank() != 2 || values.dim(0)? != labels.len() {
+                    let (shape, count) = (values.dims(), labels.len());
+                    let why = format!("the features of `{name}` have the shape {shape:?} for {count} labels");
+                    return Err(Error::invalid(why));
+                }
                 parts.insert(name, (values, labels));
             }
             let (arch, layer) = (record["arch"].clone(), field(&record, "layer")?);

@@ -2,7 +2,7 @@
 
 use std::fs::{self, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use tempfile::{Builder, NamedTempFile, TempDir};
@@ -105,9 +105,28 @@ pub(super) fn link(store: &Store, path: &Path, words: &str, doing: &'static str)
     }
 }
 
+/// The bytes of a file. No link is followed, and no pipe waited for: a store may come from somebody else.
+pub(super) fn plain(path: &Path) -> io::Result<Vec<u8>> {
+    if !fs::symlink_metadata(path)?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "it is no file"));
+    }
+    fs::read(path)
+}
+
+pub(super) fn text_of(path: &Path) -> io::Result<String> {
+    String::from_utf8(plain(path)?).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is no text"))
+}
+
+/// Puts words in the place of what a file has. Again no link is followed.
+pub(super) fn overwrite(path: &Path, words: &str) -> io::Result<()> {
+    let mut options = fs::File::options();
+    let file = options.create(true).truncate(true).write(true).custom_flags(libc::O_NOFOLLOW).open(path);
+    file?.write_all(words.as_bytes())
+}
+
 pub(super) fn touch(path: &Path) {
     // Only collection looks at it, and a store may be read only.
-    if let Ok(file) = fs::File::open(path) {
+    if let Ok(file) = fs::File::options().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path) {
         let _ = file.set_modified(std::time::SystemTime::now());
     }
 }

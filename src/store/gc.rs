@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use super::claim::{Claim, Watch, age, lapse};
 use super::fault::point;
-use super::files::{link, name};
+use super::files::{link, name, text_of};
 use super::who::{Who, writer_lives};
 use super::{MANIFEST, Manifest, Store};
 use crate::error::{Error, Result};
@@ -82,7 +82,7 @@ impl Store {
     fn pinned(&self) -> (BTreeSet<String>, Vec<PathBuf>) {
         let (mut needed, mut dead) = (BTreeSet::new(), Vec::new());
         for path in list(&self.root().join("pins")) {
-            let text = fs::read_to_string(&path).unwrap_or_default();
+            let text = text_of(&path).unwrap_or_default();
             let lives =
                 Who::from_words(&text).lives().unwrap_or_else(|| age(&path).is_none_or(|age| age < 10 * lapse()));
             if lives {
@@ -110,7 +110,7 @@ impl Store {
         let (needed, dead_pins) = self.pinned();
         let mut garbage = Garbage { leftovers: dead_pins, ..Garbage::default() };
         let all = self.manifests();
-        garbage.total = all.iter().map(|manifest| manifest.bytes).sum();
+        garbage.total = all.iter().fold(0, |sum, manifest| manifest.bytes.saturating_add(sum));
         let free = all.into_iter().filter(|manifest| !needed.contains(&manifest.fingerprint));
         let unused = |manifest: &Manifest| {
             let used = age(&self.folder(&manifest.fingerprint).join(MANIFEST));
@@ -120,9 +120,9 @@ impl Store {
         let dear = |manifest: &Manifest| manifest.seconds / manifest.bytes.max(1) as f64;
         candidates.sort_by(|a, b| dear(a).total_cmp(&dear(b)).then(a.finished.cmp(&b.finished)));
         for manifest in candidates {
-            let over = size.is_some_and(|size| garbage.total - garbage.bytes > size);
+            let over = size.is_some_and(|size| garbage.total.saturating_sub(garbage.bytes) > size);
             if over || (size.is_none() && older.is_some()) {
-                garbage.bytes += manifest.bytes;
+                garbage.bytes = garbage.bytes.saturating_add(manifest.bytes);
                 garbage.results.push(manifest);
             }
         }

@@ -2,12 +2,14 @@
 
 use std::fs;
 use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 
 use serde_json::Value;
 
 use super::Store;
 use super::fault::point;
+use super::files::plain;
 use crate::error::{Error, Result};
 
 const SEAL: &str = ",\"seal\":\"";
@@ -27,14 +29,14 @@ fn seal_of(text: &str) -> String {
 }
 
 /// `{"a":1}` as `{"a":1,"seal":"0123456789abcdef"}`.
-fn sealed(run: &Value) -> String {
+pub(crate) fn sealed(run: &Value) -> String {
     let text = run.to_string();
     let open = text.strip_suffix('}').unwrap_or(&text);
     format!("{open}{SEAL}{}\"}}", seal_of(&text))
 }
 
 /// A run, if the line is what was written. Lines of an older recant have no seal.
-fn opened(line: &str) -> Option<Value> {
+pub(crate) fn opened(line: &str) -> Option<Value> {
     let Some(at) = line.rfind(SEAL) else {
         let run: Value = serde_json::from_str(line).ok()?;
         // Or else the word `seal` is what was damaged.
@@ -55,7 +57,9 @@ impl Store {
     pub fn log(&self, run: &Value) -> Result<()> {
         let path = self.history_path();
         let add = || {
-            let mut file = fs::File::options().create(true).read(true).append(true).open(&path)?;
+            let mut options = fs::File::options();
+            let options = options.create(true).read(true).append(true).custom_flags(libc::O_NOFOLLOW);
+            let mut file = options.open(&path)?;
             point("log.opened")?;
             // A line that a crash tore must not take the next one along.
             let mut last = [b'\n'];
@@ -73,7 +77,7 @@ impl Store {
     /// The history, without what is damaged.
     pub fn history(&self) -> Result<History> {
         let (path, mut history) = (self.history_path(), History::default());
-        let bytes = match fs::read(&path) {
+        let bytes = match plain(&path) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
             other => other.map_err(Error::io("read", &path))?,
         };

@@ -40,17 +40,22 @@ struct Sealed<'a> {
     seal: String,
 }
 
+/// With the seal around it.
+pub(crate) fn sealed(text: &str) -> Result<Vec<u8>> {
+    let wrong = |error: serde_json::Error| Error::invalid(error.to_string());
+    let seal = blake3::hash(text.as_bytes()).to_hex().to_string();
+    let manifest: &RawValue = serde_json::from_str(text).map_err(wrong)?;
+    serde_json::to_vec(&Sealed { manifest, seal }).map_err(wrong)
+}
+
 impl Manifest {
     pub(super) fn to_bytes(&self) -> Result<Vec<u8>> {
-        let wrong = |error: serde_json::Error| Error::invalid(error.to_string());
-        let text = serde_json::to_string_pretty(self).map_err(wrong)?;
-        let seal = blake3::hash(text.as_bytes()).to_hex().to_string();
-        let manifest: &RawValue = serde_json::from_str(&text).map_err(wrong)?;
-        serde_json::to_vec(&Sealed { manifest, seal }).map_err(wrong)
+        let text = serde_json::to_string_pretty(self).map_err(|error| Error::invalid(error.to_string()))?;
+        sealed(&text)
     }
 
     /// None where any byte is not what was written.
-    pub(super) fn from_bytes(bytes: &[u8]) -> Option<Self> {
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let sealed: Sealed = serde_json::from_slice(bytes).ok()?;
         let text = sealed.manifest.get();
         let sound = blake3::hash(text.as_bytes()).to_hex().as_str() == sealed.seal;

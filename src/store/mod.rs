@@ -7,11 +7,11 @@ pub mod codec;
 mod fault;
 mod files;
 pub mod gc;
-mod history;
-mod manifest;
+pub(crate) mod history;
+pub(crate) mod manifest;
 mod provenance;
 mod verify;
-mod who;
+pub(crate) mod who;
 
 use std::fs;
 use std::io::Write;
@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub use fault::POINTS;
 use fault::point;
 pub use files::size;
-use files::{list, sync_folder, touch};
+use files::{list, plain, sync_folder, touch};
 pub use history::History;
 pub use manifest::Manifest;
 pub use provenance::Provenance;
@@ -33,6 +33,7 @@ use rayon::prelude::*;
 use crate::artifact::Artifact;
 use crate::error::{Error, Result};
 
+const FOLDERS: [&str; 6] = ["objects", "temp", "partial", "claims", "pins", "quarantine"];
 const FORMAT: &str = "recant store 2\n";
 const ARTIFACT: &str = "artifact.safetensors";
 const MANIFEST: &str = "manifest.json";
@@ -68,8 +69,12 @@ impl Store {
 
     /// An error where another recant keeps another format there.
     fn format(&self) -> Result<Format> {
+        // Of a store that somebody else made, a link in place of a folder would have files outside moved and removed.
+        if let Some(path) = FOLDERS.iter().map(|name| self.root.join(name)).find(|path| path.is_symlink()) {
+            return Err(Error::Damaged { path, why: "it is a link, expected a folder of the store's own".to_owned() });
+        }
         let path = self.root.join("format");
-        let text = match fs::read(&path) {
+        let text = match plain(&path) {
             Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Format::Absent),
             Err(error) => return Err(Error::io("read", &path)(error)),
@@ -97,7 +102,7 @@ impl Store {
 
     /// Makes the folders; only a run that writes does so. Whether the format was damaged.
     pub fn prepare(&self) -> Result<bool> {
-        for folder in ["objects", "temp", "partial", "claims", "pins", "quarantine"] {
+        for folder in FOLDERS {
             let path = self.root.join(folder);
             fs::create_dir_all(&path).and_then(|()| point("prepare.folder")).map_err(Error::io("create", &path))?;
         }
@@ -126,16 +131,19 @@ impl Store {
         Ok(lost)
     }
 
+    /// What is no fingerprint (`../x`, `/x`) must not lead out of the store.
     fn folder(&self, fingerprint: &str) -> PathBuf {
-        self.root.join("objects").join(fingerprint.get(..2).unwrap_or("__")).join(fingerprint)
+        let plain = fingerprint.len() >= 2 && fingerprint.bytes().all(|byte| byte.is_ascii_alphanumeric());
+        let (shard, name) = if plain { (&fingerprint[..2], fingerprint) } else { ("__", "__") };
+        self.root.join("objects").join(shard).join(name)
     }
 
     /// The manifest of a result that looks whole: its file is there with the right size. Contents are checked on `load`.
     #[must_use]
     pub fn status(&self, fingerprint: &str) -> Option<Manifest> {
         let folder = self.folder(fingerprint);
-        let manifest = Manifest::from_bytes(&fs::read(folder.join(MANIFEST)).ok()?)?;
-        let size = fs::metadata(folder.join(ARTIFACT)).ok()?.len();
+        let manifest = Manifest::from_bytes(&plain(&folder.join(MANIFEST)).ok()?)?;
+        let size = fs::symlink_metadata(folder.join(ARTIFACT)).ok().filter(fs::Metadata::is_file)?.len();
         (manifest.fingerprint == fingerprint && manifest.bytes == size).then_some(manifest)
     }
 
@@ -164,7 +172,7 @@ impl Store {
         let mut whole = false;
         let mut read = || -> Result<Artifact> {
             let manifest = self.status(fingerprint).ok_or_else(|| damaged("its manifest does not fit it"))?;
-            let bytes = fs::read(&path).and_then(|bytes| point("load.read").map(|()| bytes));
+            let bytes = plain(&path).and_then(|bytes| point("load.read").map(|()| bytes));
             let bytes = bytes.map_err(|error| damaged(&error.to_string()))?;
             if blake3::hash(&bytes).to_hex().as_str() != manifest.digest {
                 return Err(damaged("its contents are not what was written"));
@@ -204,8 +212,9 @@ impl Store {
         let Ok(to) = self.aside(name) else { return false };
         let moved = || fs::rename(path, &to);
         // A folder that may not be written cannot be moved to another one.
+        // Rights are those of what a link leads to.
         let open = || fs::set_permissions(path, fs::Permissions::from_mode(0o700)).and_then(|()| moved());
-        let done = moved().or_else(|error| if path.is_dir() { open() } else { Err(error) });
+        let done = moved().or_else(|error| if path.is_dir() && !path.is_symlink() { open() } else { Err(error) });
         touch(&to);
         done.and_then(|()| point("aside.moved")).is_ok()
     }
@@ -266,8 +275,13 @@ impl Store {
     #[must_use]
     pub fn manifests(&self) -> Vec<Manifest> {
         let shards = list(&self.root.join("objects")).unwrap_or_default();
-        let folders: Vec<PathBuf> = shards.into_iter().flat_map(|shard| list(&shard).unwrap_or_default()).collect();
-        let read = |folder: &PathBuf| Manifest::from_bytes(&fs::read(folder.join(MANIFEST)).ok()?);
+        let own = shards.into_iter().filter(|shard| !shard.is_symlink());
+        let folders: Vec<PathBuf> = own.flat_map(|shard| list(&shard).unwrap_or_default()).collect();
+        // One that says it is of another result would have that one collected in its place.
+        let read = |folder: &PathBuf| {
+            let manifest = Manifest::from_bytes(&plain(&folder.join(MANIFEST)).ok()?)?;
+            (*folder == self.folder(&manifest.fingerprint)).then_some(manifest)
+        };
         folders.par_iter().filter_map(read).collect()
     }
 

@@ -34,10 +34,11 @@ impl Store {
         let mut results = Vec::new();
         let objects = self.root().join("objects");
         for shard in list(&objects).map_err(Error::io("read", &objects))? {
+            let linked = shard.is_symlink();
             match list(&shard) {
-                Ok(folders) => results.extend(folders),
-                // A file, or a folder that nobody may read: either way nothing of ours.
-                Err(_) => verdict.damaged.extend(self.move_aside(&shard, &name(&shard))),
+                Ok(folders) if !linked => results.extend(folders),
+                // A file, a folder that nobody may read, or a link, behind which lies something of somebody else's.
+                _ => verdict.damaged.extend(self.move_aside(&shard, &name(&shard))),
             }
         }
         if limit.is_some() {

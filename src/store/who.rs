@@ -7,7 +7,7 @@ use super::fault;
 
 /// Host, boot, process namespace, process and when it started. What cannot be known is empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Who {
+pub(crate) struct Who {
     pub(super) host: String,
     boot: String,
     space: String,
@@ -48,7 +48,7 @@ impl Who {
         format!("{host}\n{boot}\n{space}\n{process}\n{start}")
     }
 
-    pub(super) fn from_words(text: &str) -> Self {
+    pub(crate) fn from_words(text: &str) -> Self {
         let mut lines = text.lines().map(str::to_owned);
         let mut next = || lines.next().unwrap_or_default();
         Self { host: next(), boot: next(), space: next(), process: next(), start: next() }
@@ -62,7 +62,7 @@ impl Who {
     }
 
     /// Whether the process lives, where it can be asked after: same boot, same process namespace.
-    pub(super) fn lives(&self) -> Option<bool> {
+    pub(crate) fn lives(&self) -> Option<bool> {
         let here = Self::me();
         let beside =
             !self.boot.is_empty() && self.boot == here.boot && !self.space.is_empty() && self.space == here.space;
@@ -71,7 +71,7 @@ impl Who {
 }
 
 /// The same of the one who wrote a file with that name: PREFIX.TAG.REST.
-pub(super) fn writer_lives(name: &str) -> Option<bool> {
+pub(crate) fn writer_lives(name: &str) -> Option<bool> {
     let here = Who::me().tag();
     let (own, theirs): (Vec<&str>, Vec<&str>) = (here.split('.').collect(), name.split('.').skip(1).collect());
     let beside = theirs.len() >= 4 && own[..2] == theirs[..2] && !own[0].is_empty() && !own[1].is_empty();

@@ -64,7 +64,9 @@ impl Shape {
         let b = &mut builder;
         let features = match self {
             Shape::Resnet { bottleneck, blocks, stem, width } => {
-                within(*width, largest >> blocks.len().min(20))?;
+                // Each stage halves the image and doubles the width; a thousand blocks in each of very many would be built.
+                within(blocks.len(), 16)?;
+                within(*width, largest >> blocks.len())?;
                 blocks.iter().try_for_each(|&count| within(count, 1000))?;
                 resnet(b, *bottleneck, blocks, *stem, *width, classes)?
             }

@@ -16,6 +16,11 @@ use crate::pickle::{Id, Pickle, Value};
 const KEYS: [&str; 6] = ["state_dict", "model_state_dict", "model", "net", "network", "weights"];
 /// The pickle holds names and shapes alone.
 const LIMIT: u64 = 64 << 20;
+/// No tensor has more dimensions, no name of one more bytes.
+const DIMENSIONS: usize = 16;
+const NAME: usize = 1024;
+/// What a tensor takes in memory beside its numbers, about.
+const TENSOR: u64 = 256;
 
 /// A tensor as the pickle describes it: a view of a storage.
 struct View<'a> {
@@ -56,23 +61,29 @@ pub(super) fn read(path: &Path) -> Result<BTreeMap<String, Tensor>> {
     }
     let bytes = entry(&mut zip, main, LIMIT).map_err(bad)?;
     let pickle = Pickle::parse(&bytes).map_err(bad)?;
-    let views = state_dict(&pickle, pickle.root(), 3).map_err(bad)?;
+    let views = state_dict(&pickle, pickle.root(), 3, &mut BTreeMap::new()).map_err(bad)?;
     if views.is_empty() {
         return Err(bad(instead(&pickle)));
     }
-    let (mut tensors, mut total) = (BTreeMap::new(), 0_u64);
-    let mut last = (String::new(), Vec::new());
+    // Of two of one name the last, as in Python.
+    let mut views: Vec<(&str, View)> = views.into_iter().collect::<BTreeMap<_, _>>().into_iter().collect();
+    // Each storage is read once.
+    views.sort_by_key(|(_, view)| view.storage);
+    let (mut tensors, mut total, mut stored) = (BTreeMap::new(), 0_u64, 0_u64);
+    let mut last = (None, Vec::new());
     for (name, view) in views {
         let wrong = |why: String| Error::bad_file(path, format!("`{name}`: {why}"));
-        if last.0 != view.storage {
+        if last.0 != Some(view.storage) {
             let storage = format!("{folder}data/{}", view.storage);
-            last = (view.storage.to_owned(), entry(&mut zip, &storage, length).map_err(wrong)?);
+            last = (Some(view.storage), entry(&mut zip, &storage, length).map_err(wrong)?);
+            stored += last.1.len() as u64;
         }
         let (dtype, gathered) = view.gather(&last.1).map_err(wrong)?;
-        // Tensors may share storages; more than this is no network but a bomb.
-        total += gathered.len() as u64;
-        if total > 8 * length + 1024 {
-            return Err(bad(format!("its tensors unfold to more than {total} bytes, but the file has {length}")));
+        // Tensors may share storages; more than this is no network but a bomb. So are storages that lie on each other.
+        total += gathered.len() as u64 + TENSOR;
+        if total > 8 * length + 1024 || stored > length {
+            let bytes = total.max(stored);
+            return Err(bad(format!("its tensors unfold to more than {bytes} bytes, but the file has {length}")));
         }
         tensors.insert(name.to_owned(), Tensor::from_raw_buffer(&gathered, dtype, &view.shape, &Device::Cpu)?);
     }
@@ -91,18 +102,29 @@ fn entry(zip: &mut ZipArchive<BufReader<File>>, name: &str, limit: u64) -> std::
     if bytes.len() as u64 == size { Ok(bytes) } else { Err(format!("the entry `{name}` is cut short")) }
 }
 
-/// The tensors of a dictionary, or of the one that lies under a usual key in it.
-fn state_dict<'a>(pickle: &'a Pickle, dict: Id, depth: usize) -> std::result::Result<Vec<(&'a str, View<'a>)>, String> {
+/// The tensors of a dictionary, or of the one that lies under a usual key in it. `empty` are dictionaries that had none,
+/// with the depth to which they were searched: a pickle may hold one in many places, and in itself.
+fn state_dict<'a>(
+    pickle: &'a Pickle,
+    dict: Id,
+    depth: usize,
+    empty: &mut BTreeMap<Id, usize>,
+) -> std::result::Result<Vec<(&'a str, View<'a>)>, String> {
     let Value::Dict(entries) = pickle.get(dict) else { return Ok(Vec::new()) };
+    if empty.get(&dict).is_some_and(|&searched| searched >= depth) {
+        return Ok(Vec::new());
+    }
+    empty.insert(dict, depth);
     for inner in KEYS.iter().filter(|_| depth > 0).filter_map(|key| pickle.entry(dict, key)) {
-        let views = state_dict(pickle, inner, depth - 1)?;
+        let views = state_dict(pickle, inner, depth - 1, empty)?;
         if !views.is_empty() {
             return Ok(views);
         }
     }
     let mut views = Vec::new();
     for &(key, value) in entries {
-        let (Some(name), Some((function, args))) = (pickle.text(key), tensor(pickle, value, 3)) else { continue };
+        let Some((function, args)) = tensor(pickle, value, 3) else { continue };
+        let Some(name) = pickle.name(key, NAME) else { continue };
         let wrong = || format!("`{name}`: `{function}` has arguments of an unknown form");
         views.push((name, view(pickle, args).ok_or_else(wrong)?));
     }
@@ -111,15 +133,13 @@ fn state_dict<'a>(pickle: &'a Pickle, dict: Id, depth: usize) -> std::result::Re
 
 /// The call that rebuilds a tensor, without the wrappers of parameters and subclasses.
 fn tensor<'a>(pickle: &'a Pickle, id: Id, depth: usize) -> Option<(&'a str, &'a [Id])> {
-    let (name, args) = pickle.call(id)?;
-    match (name, args) {
-        ("torch._utils._rebuild_tensor_v2" | "torch._utils._rebuild_tensor", _) => Some((name, args)),
-        ("torch._utils._rebuild_parameter" | "torch._utils._rebuild_parameter_with_state", [inner, ..])
-            if depth > 0 =>
-        {
+    let (module, name, args) = pickle.call(id)?;
+    match (module, name, args) {
+        ("torch._utils", "_rebuild_tensor_v2" | "_rebuild_tensor", _) => Some((name, args)),
+        ("torch._utils", "_rebuild_parameter" | "_rebuild_parameter_with_state", [inner, ..]) if depth > 0 => {
             tensor(pickle, *inner, depth - 1)
         }
-        ("torch._tensor._rebuild_from_type_v2", [_, _, inner, ..]) => Some((name, pickle.items(*inner)?)),
+        ("torch._tensor", "_rebuild_from_type_v2", [_, _, inner, ..]) => Some((name, pickle.items(*inner)?)),
         _ => None,
     }
 }
@@ -129,11 +149,14 @@ fn view<'a>(pickle: &'a Pickle, args: &[Id]) -> Option<View<'a>> {
     let [storage, offset, shape, strides, ..] = args else { return None };
     let Value::Persistent(storage) = pickle.get(*storage) else { return None };
     let [_, class, key, ..] = pickle.items(*storage)? else { return None };
-    let Value::Global(dtype) = pickle.get(*class) else { return None };
-    let naturals = |id: Id| pickle.items(id)?.iter().map(|&id| pickle.natural(id)).collect::<Option<Vec<usize>>>();
+    let Value::Global(_, dtype) = pickle.get(*class) else { return None };
+    let naturals = |id: Id| {
+        let items = pickle.items(id).filter(|items| items.len() <= DIMENSIONS)?;
+        items.iter().map(|&id| pickle.natural(id)).collect::<Option<Vec<usize>>>()
+    };
     let view = View {
-        storage: pickle.text(*key)?,
-        dtype: dtype.rsplit('.').next()?,
+        storage: pickle.name(*key, NAME)?,
+        dtype,
         offset: pickle.natural(*offset)?,
         shape: naturals(*shape)?,
         strides: naturals(*strides)?,
@@ -155,7 +178,9 @@ impl View<'_> {
             other => return Err(format!("numbers of the kind `{other}` are not read")),
         };
         let shape = &self.shape;
-        let count = shape.iter().try_fold(1_usize, |count, &dim| count.checked_mul(dim));
+        // Also where one is 0 the product of the others must be a number: strides are made of it.
+        let most = shape.iter().try_fold(1_usize, |count, &dim| count.checked_mul(dim.max(1)));
+        let count = most.map(|most| if shape.contains(&0) { 0 } else { most });
         let furthest = shape
             .iter()
             .zip(&self.strides)
@@ -193,11 +218,12 @@ fn instead(pickle: &Pickle) -> String {
     let hint = "expected a state dict: torch.save(model.state_dict(), FILE)";
     match pickle.get(pickle.root()) {
         Value::Call { .. } => {
-            let name = pickle.call(pickle.root()).map_or("unknown", |(name, _)| name);
+            let class = pickle.call(pickle.root()).filter(|(module, name, _)| module.len() + name.len() < NAME);
+            let name = class.map_or("unknown".to_owned(), |(module, name, _)| format!("{module}.{name}"));
             format!("it is a whole Python object of the class `{name}`, {hint}")
         }
         Value::Dict(entries) => {
-            let keys: Vec<&str> = entries.iter().filter_map(|(key, _)| pickle.text(*key)).take(8).collect();
+            let keys: Vec<&str> = entries.iter().filter_map(|(key, _)| pickle.name(*key, NAME)).take(8).collect();
             format!("it has no tensors under {}, nor under {}, {hint}", listed(&keys, "and"), listed(&KEYS, "or"))
         }
         _ => format!("it holds no dictionary, {hint}"),

@@ -35,7 +35,7 @@ pub(super) fn check(path: &Path, arch: &Arch) -> Result<()> {
 }
 
 /// The record, where there is one.
-fn read(path: &Path) -> Option<Value> {
+pub(crate) fn read(path: &Path) -> Option<Value> {
     let mut file = File::open(path).ok()?;
     let mut length = [0; 8];
     file.read_exact(&mut length).ok()?;

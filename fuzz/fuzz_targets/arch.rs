@@ -1,0 +1,2 @@
+#![no_main]
+recant_fuzz::target!(arch, 16, 200);

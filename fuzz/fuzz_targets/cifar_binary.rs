@@ -1,0 +1,2 @@
+#![no_main]
+recant_fuzz::target!(cifar_binary, 2, 100);

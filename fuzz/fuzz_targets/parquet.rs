@@ -1,0 +1,2 @@
+#![no_main]
+recant_fuzz::target!(parquet, 4, 1200, guarded);

@@ -1,0 +1,2 @@
+#![no_main]
+recant_fuzz::target!(pickle, 1, 200);

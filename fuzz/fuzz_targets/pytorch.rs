@@ -1,0 +1,2 @@
+#![no_main]
+recant_fuzz::target!(pytorch, 2, 600);

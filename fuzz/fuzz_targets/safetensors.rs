@@ -1,0 +1,2 @@
+#![no_main]
+recant_fuzz::target!(safetensors, 1, 200);

@@ -1,0 +1,2 @@
+#![no_main]
+recant_fuzz::target!(table, 4, 1000);
