@@ -80,6 +80,12 @@ pub fn reference(program: &Arc<Program>) -> Arc<dyn Network> {
     Arc::new(reference::Reference::new(program.clone()))
 }
 
+/// Whether products in bf16 run in this processor's tile registers: their last digits are others than without.
+#[must_use]
+pub fn bf16_tiles() -> bool {
+    cpu::bf16_tiles()
+}
+
 /// Runs `change` on the elements of a CPU f32 vector in place.
 pub fn in_place(vector: &Tensor, change: impl FnOnce(&mut [f32]) -> Result<()>) -> Result<()> {
     cpu::in_place(vector, change)

@@ -13,4 +13,4 @@ pub mod transform;
 pub mod view;
 
 /// Which bits the CPU's kernels give; recorded with every result.
-pub use crate::kernels::VERSION as KERNELS;
+pub use crate::kernels::{VERSION as KERNELS, bf16_tiles};

@@ -23,6 +23,9 @@ pub struct Provenance {
     pub device: String,
 }
 
+/// Empty in debug builds.
+const REVISION: &str = env!("RECANT_REVISION");
+
 impl Provenance {
     /// That of this program on this machine.
     #[must_use]
@@ -30,7 +33,7 @@ impl Provenance {
         Self {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             kernels: crate::nn::KERNELS.to_string(),
-            revision: env!("RECANT_REVISION").to_owned(),
+            revision: REVISION.to_owned(),
             build: env!("RECANT_BUILD").to_owned(),
             compiler: env!("RECANT_COMPILER").to_owned(),
             libraries: env!("RECANT_LIBRARIES").to_owned(),
@@ -73,6 +76,7 @@ fn features() -> String {
         ("avx2", is_x86_feature_detected!("avx2")),
         ("fma", is_x86_feature_detected!("fma")),
         ("avx512f", is_x86_feature_detected!("avx512f")),
+        ("bf16 tiles", crate::nn::bf16_tiles()),
     ];
     #[cfg(not(target_arch = "x86_64"))]
     let found = [(std::env::consts::ARCH, true)];

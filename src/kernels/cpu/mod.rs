@@ -243,6 +243,13 @@ impl CustomOp2 for Operation {
     }
 }
 
+pub(super) fn bf16_tiles() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return tiles::available();
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}
+
 /// Hands out the elements of a vector for writing.
 struct InPlace<F>(Mutex<Option<F>>, Mutex<Result<()>>);
 
