@@ -49,12 +49,15 @@ impl Halting {
         self.told.load(Ordering::Relaxed)
     }
 
-    /// Does work that is stopped after every so many steps, again and again until it is done; gives what it made in the
-    /// end and how often it was stopped.
+    /// Does work that is stopped after every so many steps, again and again until it is done, later where it did not get on
+    /// since the last time; gives what it made in the end and how often it was stopped.
     pub fn through<T>(steps: usize, mut work: impl FnMut(&Self) -> Result<T>) -> (T, usize) {
         let desk = Self::default();
+        let (mut patience, mut told) = (steps, usize::MAX);
         for stopped in 0..1000 {
-            desk.left.store(steps, Ordering::Relaxed);
+            patience = if told == desk.steps() { patience + steps } else { steps };
+            told = desk.steps();
+            desk.left.store(patience, Ordering::Relaxed);
             match work(&desk) {
                 Ok(made) => return (made, stopped),
                 Err(Error::Interrupted) => {}
