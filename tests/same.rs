@@ -145,7 +145,8 @@ fn backwards() -> String {
     let (head, stages) = RECIPE.split_once("[stages.").unwrap();
     let mut stages: Vec<&str> = stages.split("[stages.").collect();
     stages.reverse();
-    head.to_owned() + &stages.iter().map(|stage| format!("[stages.{}\n", stage.trim_end())).collect::<String>()
+    let stages: Vec<String> = stages.iter().map(|stage| format!("[stages.{}\n", stage.trim_end())).collect();
+    head.to_owned() + &stages.concat()
 }
 
 /// A folder with some of the results of the plain run: those whose number leaves that rest by three.

@@ -110,14 +110,17 @@ fn a_loss_that_never_leads_anywhere_is_an_error_through_interruptions_too() {
         let loss = if std::mem::take(&mut first) { cross_entropy(&logits, &batch.y)? } else { nothing(&logits)? };
         Ok(Loss::from(loss))
     };
-    let (_, stops) = Halting::through(2, |desk| trained(&mut mlp(), desk, &mut once));
+    let ((), stops) = Halting::through(2, |desk| trained(&mut mlp(), desk, &mut once));
     assert!(stops > 2);
 }
 
 fn mistakes(text: &str) -> String {
     let recipe = Recipe::read(Path::new("r.toml"), &|_| Ok(text.as_bytes().to_vec()), &[], STAGES).unwrap();
     match Plan::new(&recipe, &evaluate::KIND, &BTreeMap::new()) {
-        Err(Error::Mistakes(mistakes)) => mistakes.iter().map(|m| format!("{}: {}", m.what, m.label)).collect(),
+        Err(Error::Mistakes(mistakes)) => {
+            let found: Vec<String> = mistakes.iter().map(|m| format!("{}: {}", m.what, m.label)).collect();
+            found.concat()
+        }
         Err(error) => error.to_string(),
         Ok(_) => String::new(),
     }

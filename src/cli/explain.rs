@@ -62,7 +62,9 @@ fn computed(made: &Manifest) {
     let differ = theirs.differences(&here);
     if !differ.is_empty() {
         say("  here it would be computed with other things, so other last digits are possible:");
-        differ.iter().for_each(|(name, theirs, here)| say(&format!("    {name} {theirs} -> {here}")));
+        for (name, theirs, here) in differ {
+            say(&format!("    {name} {theirs} -> {here}"));
+        }
     }
 }
 
@@ -75,7 +77,9 @@ fn compare(plan: &Plan, node: NodeIndex, made: &Manifest, [store, other]: [&Stor
     }
     say(&format!("  {place} has other bytes, made {}:", theirs.finished));
     let differ = made.provenance.differences(&theirs.provenance);
-    differ.iter().for_each(|(name, ours, theirs)| say(&format!("    {name} {ours} -> {theirs}")));
+    for (name, ours, theirs) in &differ {
+        say(&format!("    {name} {ours} -> {theirs}"));
+    }
     if differ.is_empty() {
         say("    nothing that is known of program, build and machine differs");
     }

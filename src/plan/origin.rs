@@ -55,10 +55,10 @@ pub(super) fn oracle(plan: &DiGraph<Step, String>, node: NodeIndex) -> Option<Mi
     let settings = plan[node].settings.get("measured").filter(|_| plan[node].kind.collects)?;
     let rows = settings.as_array()?.iter();
     // The row of a reference names itself.
-    let own = rows.filter(|row| row["name"] == row["reference"]).filter_map(|row| row["name"].as_str());
+    let mut own = rows.filter(|row| row["name"] == row["reference"]).filter_map(|row| row["name"].as_str());
     let edges = plan.edges_directed(node, Direction::Incoming);
     let scores: BTreeMap<&str, NodeIndex> = edges.map(|edge| (edge.weight().as_str(), edge.source())).collect();
-    own.filter_map(|row| {
+    own.find_map(|row| {
         let model = input(plan, *scores.get(format!("scores[{row}]").as_str())?, "model")?;
         let (seen, what) = seen(plan, model)?;
         let (name, seen) = (&plan[model].name, &plan[seen]);
@@ -67,7 +67,6 @@ pub(super) fn oracle(plan: &DiGraph<Step, String>, node: NodeIndex) -> Option<Mi
             .help("measure against a model that is retrained without it: `data` the split, `on = \"retain\"`");
         Some(mistake.related(&plan[model].place, format!("`{}` is declared here", plan[model].base)))
     })
-    .next()
 }
 
 /// What a model was first trained on, where images to forget are among it.

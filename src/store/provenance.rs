@@ -30,7 +30,7 @@ impl Provenance {
         Self {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             kernels: crate::nn::KERNELS.to_string(),
-            revision: env!("RECANT_REVISION").to_owned(),
+            revision: option_env!("RECANT_REVISION").unwrap_or_default().to_owned(),
             build: env!("RECANT_BUILD").to_owned(),
             compiler: env!("RECANT_COMPILER").to_owned(),
             libraries: env!("RECANT_LIBRARIES").to_owned(),
