@@ -21,14 +21,11 @@ fn main() {
     println!("cargo:rustc-env=RECANT_COMPILER={compiler}");
     println!("cargo:rustc-env=RECANT_LIBRARIES={}", libraries());
     // A debug build is made again and again between commits: its revision would say little.
-    let git = Path::new(".git");
-    let revision = if release && git.is_dir() {
+    if release && Path::new(".git").is_dir() {
         println!("cargo:rerun-if-changed=.git/logs/HEAD");
-        output(Command::new("git").args(["rev-parse", "--short=12", "HEAD"]))
-    } else {
-        String::new()
-    };
-    println!("cargo:rustc-env=RECANT_REVISION={revision}");
+        let revision = output(Command::new("git").args(["rev-parse", "--short=12", "HEAD"]));
+        println!("cargo:rustc-env=RECANT_REVISION={revision}");
+    }
 }
 
 /// The first line that a program prints; nothing where it cannot.

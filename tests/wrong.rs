@@ -118,7 +118,8 @@ fn mistakes(text: &str) -> String {
     let recipe = Recipe::read(Path::new("r.toml"), &|_| Ok(text.as_bytes().to_vec()), &[], STAGES).unwrap();
     match Plan::new(&recipe, &evaluate::KIND, &BTreeMap::new()) {
         Err(Error::Mistakes(mistakes)) => {
-            mistakes.iter().map(|m| format!("{}: {}", m.what, m.label)).collect::<Vec<_>>().concat()
+            let found: Vec<String> = mistakes.iter().map(|m| format!("{}: {}", m.what, m.label)).collect();
+            found.concat()
         }
         Err(error) => error.to_string(),
         Ok(_) => String::new(),

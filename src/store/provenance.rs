@@ -23,9 +23,6 @@ pub struct Provenance {
     pub device: String,
 }
 
-/// Empty in debug builds.
-const REVISION: &str = env!("RECANT_REVISION");
-
 impl Provenance {
     /// That of this program on this machine.
     #[must_use]
@@ -33,7 +30,7 @@ impl Provenance {
         Self {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             kernels: crate::nn::KERNELS.to_string(),
-            revision: REVISION.to_owned(),
+            revision: option_env!("RECANT_REVISION").unwrap_or_default().to_owned(),
             build: env!("RECANT_BUILD").to_owned(),
             compiler: env!("RECANT_COMPILER").to_owned(),
             libraries: env!("RECANT_LIBRARIES").to_owned(),

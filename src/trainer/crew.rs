@@ -130,12 +130,13 @@ impl<'a> Crew<'a> {
             self.norms = self.look(loss, who)?;
         }
         let gradients = self.gradients(&total, who)?;
-        for (&number, gradient) in who.iter().zip(&gradients) {
-            let length = length(gradient);
-            if !length.is_finite() {
-                let of = |term: &Tensor| self.norm(term, who);
-                return Err(self.diverged(loss, ("the gradient", length), rate, &of));
-            }
+        let lengths: Vec<f64> = gradients.iter().map(|gradient| length(gradient)).collect();
+        // Before anyone moves: the terms' own gradients are walked with the weights that the loss was made with.
+        if let Some(&odd) = lengths.iter().find(|length| !length.is_finite()) {
+            let of = |term: &Tensor| self.norm(term, who);
+            return Err(self.diverged(loss, ("the gradient", odd), rate, &of));
+        }
+        for ((&number, gradient), length) in who.iter().zip(&gradients).zip(lengths) {
             let Member { model, stepper, course, moved, stepped, .. } = &mut self.members[number];
             (*moved, *stepped) = (*moved || length > 0.0 || loss.may_rest, true);
             let (rate, momentum) = (course.rate(self.at), course.momentum(self.at));
