@@ -314,6 +314,25 @@ fn every_metric_measures_and_the_reference_is_like_itself() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("compare with another model"));
 }
 
+/// A table whose gap counts what nobody measures is a mistake of the plan, not of the last stage.
+#[test]
+fn a_gap_of_numbers_that_are_not_measured_is_a_mistake_of_the_plan() {
+    let table = |more: &str| {
+        let output = Place::new(&format!("{SMALL}{more}\n")).run(&["plan", "r.toml"]);
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (code, said) = table("metrics = [\"accuracy\"]");
+    assert!(
+        code == Some(2) && said.contains("`gap` has `mia_confidence`, but `metrics` has no `mia_confidence`"),
+        "{said}"
+    );
+    let (code, said) = table("gap = [\"tow\"]");
+    assert!(code == Some(2) && said.contains("`gap` has `tow`"), "{said}");
+    for more in ["", "metrics = [\"accuracy\"]\ngap = [\"accuracy.test\"]", "gap = [\"unlearning_accuracy\"]"] {
+        assert_eq!(table(more).0, Some(0), "{more}");
+    }
+}
+
 /// An evaluation that relearns asks at every step whether to stop, and does.
 #[test]
 fn relearning_stops_when_asked_to() {

@@ -14,8 +14,8 @@ use super::{Context, Inputs, Makes, Stage, StageKind};
 use crate::artifact::{Artifact, Scores};
 use crate::error::{Error, Result, listed, nearest};
 use crate::kind::Kind;
-use crate::metric::Number;
-use crate::settings::{Field, SEED, Type, read};
+use crate::metric::{self, Number};
+use crate::settings::{Field, SEED, Settings, Type, read};
 
 pub const KIND: StageKind = StageKind {
     name: "compare",
@@ -45,8 +45,23 @@ pub const KIND: StageKind = StageKind {
     choice: None,
     collects: true,
     make: |settings| Ok(Box::new(read::<Compare>(settings)?)),
-    check: |_| Vec::new(),
+    check: gap_is_measured,
 };
+
+/// `gap` names numbers of metrics, `accuracy.forget` one of `accuracy`: those metrics must be measured. Numbers that do not
+/// tell their metric by their name are looked for when all is measured.
+fn gap_is_measured(settings: &Settings) -> Vec<(String, String)> {
+    let words =
+        |name: &str| settings.get(name).and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str);
+    let metric = |number: &str| number.split('.').next().unwrap_or_default().to_owned();
+    let left_out = |number: &&str| {
+        let metric = metric(number);
+        metric::find(&metric).is_ok() && words("metrics").all(|measured| measured != metric)
+    };
+    let missing = words("gap").find(left_out);
+    let what = |number| format!("`gap` has `{number}`, but `metrics` has no `{}`: say both or neither", metric(number));
+    missing.map(|number| ("gap".to_owned(), what(number))).into_iter().collect()
+}
 
 #[derive(Debug, Deserialize)]
 struct Compare {
