@@ -617,7 +617,7 @@ fn a_named_tensor_holds_its_own_numbers_alone() {
 }
 
 #[test]
-fn answers_are_those_of_the_present_parameters_however_often_asked() {
+fn answers_and_gradients_are_those_of_the_present_parameters_however_often_asked() {
     let size = [3, 12, 12];
     let mut model = Model::init(&small("resnet18", 8, size), &Rng::new(1), &CPU).unwrap();
     let x = images(3, size, 2);
@@ -626,6 +626,9 @@ fn answers_are_those_of_the_present_parameters_however_often_asked() {
             // a copy has never answered before
             let fresh = model.copy().unwrap();
             assert!(same_bytes(&model.logits(&x).unwrap(), &fresh.logits(&x).unwrap()));
+            let gradient_of =
+                |model: &Model| model.gradient(&loss_of(&model.forward(&x, &Pass::train()).unwrap())).unwrap();
+            assert_eq!(gradient_of(&model), gradient_of(&fresh));
         }
         model
             .update(|theta| {

@@ -17,11 +17,21 @@ pub struct Sink {
     packs: Mutex<Packs>,
 }
 
-/// Packed weights by step, from the second forward of a theta on: one that trains sees each theta once.
+/// Packed weights by step and way. They are kept where they are worth their memory: from the second forward of a theta on,
+/// and from the first where the theta before had several. One that trains alone sees each theta once.
 #[derive(Debug, Default)]
 struct Packs {
     forwards: usize,
-    kept: BTreeMap<usize, Arc<Packed>>,
+    /// Of the theta before.
+    before: usize,
+    kept: BTreeMap<(usize, Way), Arc<Packed>>,
+}
+
+/// Whom packed weights serve.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Way {
+    Forth,
+    Back,
 }
 
 #[derive(Debug, Default)]
@@ -48,28 +58,28 @@ impl Sink {
     /// Theta is another from now on.
     pub fn theta_changed(&self) {
         self.changes.fetch_add(1, Ordering::Relaxed);
-        *self.packs() = Packs::default();
+        let mut packs = self.packs();
+        *packs = Packs { before: packs.forwards, ..Packs::default() };
     }
 
     fn packs(&self) -> std::sync::MutexGuard<'_, Packs> {
         self.packs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A forward begins; whether it should keep the weights it packs.
-    pub(super) fn begin(&self) -> bool {
-        let mut packs = self.packs();
-        packs.forwards += 1;
-        packs.forwards > 1
+    /// A forward begins.
+    pub(super) fn begin(&self) {
+        self.packs().forwards += 1;
     }
 
     /// The packed weights of a step, those kept or fresh ones.
-    pub(super) fn packed(&self, step: usize, keep: bool, pack: impl FnOnce() -> Packed) -> Arc<Packed> {
-        if let Some(packed) = self.packs().kept.get(&step) {
+    pub(super) fn packed(&self, step: usize, way: Way, pack: impl FnOnce() -> Packed) -> Arc<Packed> {
+        if let Some(packed) = self.packs().kept.get(&(step, way)) {
             return packed.clone();
         }
         let packed = Arc::new(pack());
-        if keep {
-            self.packs().kept.insert(step, packed.clone());
+        let mut packs = self.packs();
+        if packs.forwards.max(packs.before) > 1 {
+            packs.kept.insert((step, way), packed.clone());
         }
         packed
     }

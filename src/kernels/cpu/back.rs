@@ -7,7 +7,8 @@ use super::norm;
 use super::number::{Half, Number, Value};
 use super::plan::{Step, Work};
 use super::pointwise::{add_all, flatten_back, global_back, multiply, transpose};
-use crate::kernels::{Mode, Program};
+use crate::kernels::sink::Way;
+use crate::kernels::{Mode, Program, Sink};
 
 pub(super) struct Back<'a> {
     pub(super) core: &'a Core,
@@ -18,6 +19,7 @@ pub(super) struct Back<'a> {
     pub(super) theta: &'a [f32],
     /// Whether theta and the input are tracked.
     pub(super) tracked: [bool; 2],
+    pub(super) sink: &'a Sink,
 }
 
 /// Gradients of values, as far as the walk has come, each of its value's kind.
@@ -79,9 +81,10 @@ impl Back<'_> {
                 gradients.give(value, gradient);
             }
         }
-        for (step, extra) in core.steps.iter().zip(&kept.extras).rev() {
-            if let Some(gradient) = gradients.0[step.to].take().filter(|_| kept.needed[step.to]) {
-                self.step(step, extra, gradient, &mut gradients, &mut of_theta);
+        for (index, extra) in kept.extras.iter().enumerate().rev() {
+            let to = core.steps[index].to;
+            if let Some(gradient) = gradients.0[to].take().filter(|_| kept.needed[to]) {
+                self.step(index, extra, gradient, &mut gradients, &mut of_theta);
             }
         }
         let of_x = tracked[1].then(|| {
@@ -97,12 +100,13 @@ impl Back<'_> {
         (tracked[0].then(|| of_theta.finish(program)), of_x)
     }
 
-    fn step(&self, step: &Step, extra: &Extra, above: Value, gradients: &mut Gradients, of_theta: &mut OfTheta) {
+    fn step(&self, index: usize, extra: &Extra, above: Value, gradients: &mut Gradients, of_theta: &mut OfTheta) {
         let Self { core, batch, kept, .. } = *self;
+        let step = &core.steps[index];
         let channels = core.program.shapes[step.from][0];
         let sizes = [core.pixels(step.from), batch, channels];
         match (&step.work, &kept.values[step.from], above) {
-            (Work::Conv { .. }, Some(x), above) => self.conv(step, x, &above, gradients, of_theta),
+            (Work::Conv { .. }, Some(x), above) => self.conv(index, x, &above, gradients, of_theta),
             (Work::GlobalPool, _, Value::Full(above)) => {
                 let mut below = core.lend(step.from, batch);
                 match &mut below {
@@ -124,9 +128,10 @@ impl Back<'_> {
         }
     }
 
-    fn conv(&self, step: &Step, x: &Value, above: &Value, gradients: &mut Gradients, of_theta: &mut OfTheta) {
+    fn conv(&self, index: usize, x: &Value, above: &Value, gradients: &mut Gradients, of_theta: &mut OfTheta) {
+        let Self { core, batch, kept, theta, tracked, sink, .. } = *self;
+        let step = &core.steps[index];
         let Work::Conv { conv, weight, bias } = &step.work else { return };
-        let Self { core, batch, kept, theta, tracked, .. } = *self;
         let program = &core.program;
         if tracked[0] {
             conv.gradient(batch, x, above, &core.pool, of_theta.part(program, *weight));
@@ -139,7 +144,8 @@ impl Back<'_> {
             }
         }
         if kept.needed[step.from] {
-            let weights = conv.pack_back(&theta[program.parameters[*weight].range.clone()], &core.pool);
+            let weights = &theta[program.parameters[*weight].range.clone()];
+            let weights = sink.packed(index, Way::Back, || conv.pack_back(weights, &core.pool));
             if let Some(sum) = &mut gradients.0[step.from] {
                 conv.backward(batch, above, &weights, true, &core.pool, sum);
             } else {

@@ -156,6 +156,12 @@ impl Conv {
         self.forth.is_some() || self.back.is_some()
     }
 
+    /// Of single pixels.
+    fn is_linear(&self) -> bool {
+        let Geometry { output, input, .. } = self.geometry;
+        (output, input, self.weights.taps) == ([1, 1], [1, 1], 1)
+    }
+
     /// Few input channels: the places of a window are gathered into one long row first.
     fn gathers(&self) -> bool {
         self.weights.inputs < 8 && self.weights.taps > 1 && !self.geometry.transposed
@@ -215,11 +221,14 @@ impl Conv {
 
     /// Whether `folded` is there.
     pub(super) fn folds(&self) -> bool {
+        self.is_tiled()
+    }
+
+    fn is_tiled(&self) -> bool {
         #[cfg(target_arch = "x86_64")]
-        let folds = self.half == Bf16::Tiled;
+        return self.half == Bf16::Tiled;
         #[cfg(not(target_arch = "x86_64"))]
-        let folds = false;
-        folds
+        false
     }
 
     /// `forward` of a convolution without bias, with the batch norm that follows it; only where it `folds`.
@@ -304,17 +313,32 @@ impl Conv {
 
     /// Writes the gradient of the weights into theta's layout. `above`: gradient of the output.
     pub(super) fn gradient(&self, batch: usize, x: &Value, above: &Value, pool: &Arc<Pool>, gradient: &mut [f32]) {
-        let Weights { inputs, outputs, taps, .. } = self.weights;
+        let Weights { inputs, outputs, input_step, .. } = self.weights;
+        if self.is_linear() {
+            // the factors in the order in which theta has them
+            let outputs_first = input_step == 1;
+            let (factors, channels) =
+                if outputs_first { ([above, x], [outputs, inputs]) } else { ([x, above], [inputs, outputs]) };
+            return self.outer(batch, factors, channels, pool, gradient);
+        }
+        if !self.is_tiled()
+            && let Some(tiling) = self.forth.filter(|_| !self.geometry.transposed)
+        {
+            return tiling.gradient(batch, &self.factor(x, pool), &self.factor(above, pool), pool, gradient);
+        }
+        let mut sums = pool.lend(gradient.len());
+        self.outer(batch, [x, above], [inputs, outputs], pool, &mut sums);
+        unpack(&sums, self.weights, gradient);
+    }
+
+    fn outer(&self, batch: usize, [x, above]: [&Value; 2], channels: [usize; 2], pool: &Arc<Pool>, sums: &mut [f32]) {
         #[cfg(target_arch = "x86_64")]
         if self.half == Bf16::Tiled {
-            let sums = tiled::gradient(&self.geometry, batch, x, above, [inputs, outputs], pool);
-            return unpack(&sums[..taps * inputs * outputs], self.weights, gradient);
+            return tiled::gradient(&self.geometry, batch, x, above, channels, pool, sums);
         }
         let (x, above) = (&*self.factor(x, pool), &*self.factor(above, pool));
-        if let Some(tiling) = self.forth.filter(|_| !self.geometry.transposed) {
-            return tiling.gradient(batch, x, above, pool, gradient);
-        }
-        let sums = if self.gathers() {
+        if self.gathers() {
+            let ([inputs, outputs], taps) = (channels, self.weights.taps);
             let [height, width] = self.geometry.output;
             let long = inputs * taps;
             let mut rows = pool.lend(height * width * batch * long);
@@ -329,11 +353,10 @@ impl Conv {
                 window: Window::new(1, 1, 0),
                 transposed: false,
             };
-            outer(self.level, &geometry, batch, &rows, above, [long, outputs], pool)
+            outer(self.level, &geometry, batch, [&rows, above], [long, outputs], pool, sums);
         } else {
-            outer(self.level, &self.geometry, batch, x, above, [inputs, outputs], pool)
-        };
-        unpack(&sums[..taps * inputs * outputs], self.weights, gradient);
+            outer(self.level, &self.geometry, batch, [x, above], channels, pool, sums);
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use super::number::{Number, Value};
 use super::plan::{Step, Work};
 use super::pointwise::{add, flatten, global, multiply, transpose};
 use super::{Core, Report};
+use crate::kernels::sink::Way;
 use crate::kernels::{Mode, Sink, dropout};
 
 /// What a step keeps for the way back, beside its values.
@@ -39,8 +40,6 @@ pub(super) struct Forth<'a> {
     pub(super) stats: &'a [Vec<f32>],
     pub(super) batch: usize,
     pub(super) sink: &'a Sink,
-    /// Whether the sink keeps packed weights.
-    pub(super) keep: bool,
 }
 
 impl Forth<'_> {
@@ -95,7 +94,7 @@ impl Forth<'_> {
 
     /// A convolution and the batch norm by running statistics that alone reads it, in one, where both can be.
     fn fold(&self, index: usize, theta: &[f32], values: &[Option<Value>]) -> Option<(usize, Value)> {
-        let Self { core, mode, stats, batch, sink, keep } = *self;
+        let Self { core, mode, stats, batch, sink } = *self;
         let (step, next, program) = (&core.steps[index], core.steps.get(index + 1)?, &core.program);
         let (Work::Conv { conv, weight, bias: false }, Work::Norm { norm, residual, after }) = (&step.work, &next.work)
         else {
@@ -111,7 +110,7 @@ impl Forth<'_> {
         let [scale, shift] = norm::line_of([mean, &norm::inverse(variance), parameter(first), parameter(first + 1)]);
         let residual = residual.and_then(|value| values[value].as_ref());
         let fold = Fold { scale: &scale, shift: &shift, residual, after: *after };
-        let packed = sink.packed(index, keep, || conv.pack(parameter(*weight), &core.pool));
+        let packed = sink.packed(index, Way::Forth, || conv.pack(parameter(*weight), &core.pool));
         let (x, mut y) = (values[step.from].as_ref()?, core.lend(next.to, batch));
         conv.folded(batch, x, &packed, fold, &core.pool, &mut y);
         Some((next.to, y))
@@ -146,7 +145,7 @@ impl Forth<'_> {
         to: &mut Value,
         report: &mut Report,
     ) -> Extra {
-        let Self { core, batch, sink, keep, .. } = *self;
+        let Self { core, batch, sink, .. } = *self;
         let step = &core.steps[index];
         let program = &core.program;
         let parameter = |index: usize| &theta[program.parameters[index].range.clone()];
@@ -154,7 +153,7 @@ impl Forth<'_> {
         match (&step.work, &values[step.from], &mut *to) {
             (Work::Conv { conv, weight, bias }, Some(x), to) => {
                 let bias = bias.then(|| parameter(weight + 1));
-                let packed = sink.packed(index, keep, || conv.pack(parameter(*weight), &core.pool));
+                let packed = sink.packed(index, Way::Forth, || conv.pack(parameter(*weight), &core.pool));
                 conv.forward(batch, x, &packed, bias, &core.pool, to);
                 Extra::Nothing
             }

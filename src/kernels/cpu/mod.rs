@@ -202,8 +202,9 @@ impl CustomOp2 for Operation {
         x_layout: &Layout,
     ) -> candle_core::Result<(CpuStorage, Shape)> {
         let (theta, x) = (elements(theta, theta_layout)?, elements(x, x_layout)?);
-        let (sink, keep) = (&*self.sink, self.sink.begin());
-        let forth = Forth { core: &self.core, mode: &self.mode, stats: &self.stats, batch: self.batch, sink, keep };
+        self.sink.begin();
+        let sink = &*self.sink;
+        let forth = Forth { core: &self.core, mode: &self.mode, stats: &self.stats, batch: self.batch, sink };
         let (result, report, kept) = forth.run(theta, x, self.tracked);
         *self.report.lock().unwrap_or_else(PoisonError::into_inner) = report;
         if let Some(kept) = kept {
@@ -231,7 +232,8 @@ impl CustomOp2 for Operation {
         let tracked = [self.tracked[0] && self.sink.is_open(), self.tracked[1]];
         let (of_theta, of_x) = read(&gradient.contiguous()?, |gradient| {
             read(theta, |theta| {
-                let back = back::Back { core: &self.core, mode: &self.mode, batch: self.batch, kept, theta, tracked };
+                let (core, mode, batch, sink) = (&*self.core, &self.mode, self.batch, &*self.sink);
+                let back = back::Back { core, mode, batch, kept, theta, tracked, sink };
                 Ok(back.run(gradient))
             })
         })?;

@@ -158,6 +158,12 @@ pub(super) fn words(buffer: &mut [f32]) -> &mut [u32] {
     unsafe { std::slice::from_raw_parts_mut(buffer.as_mut_ptr().cast(), buffer.len()) }
 }
 
+/// A buffer's memory as bf16, two to a word.
+pub(super) fn halves(buffer: &mut [f32]) -> &mut [Half] {
+    // SAFETY: two bf16 to an f32, of no greater alignment, without invalid bits.
+    unsafe { std::slice::from_raw_parts_mut(buffer.as_mut_ptr().cast(), 2 * buffer.len()) }
+}
+
 /// A value of the network: in bf16 where it is an image and the network computes so.
 #[derive(Debug)]
 pub(super) enum Value {

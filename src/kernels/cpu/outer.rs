@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::buffer::{Buffer, Pool};
+use super::buffer::{Pool, scratch};
 use super::conv::{Geometry, TASKS};
 use super::parallel::{Shared, each};
 use super::pointwise::add;
@@ -16,17 +16,17 @@ const SLICE: usize = 64;
 const SUM: usize = 128;
 
 /// sums[place][input][output] = sum over rows of x[seen row][input] * above[row][output]. Where there are few channels to
-/// share out, rows of the image are shared out too: `sums` then holds several partial results, added up at the end in
-/// their order. How many depends on the shapes alone, not on the level: bits depend on it.
+/// share out, rows of the image are shared out too, into sums of their own that are added up at the end, in their order.
+/// How many depends on the shapes alone, not on the level: bits depend on it.
 pub(super) fn outer(
     level: Level,
     geometry: &Geometry,
     batch: usize,
-    x: &[f32],
-    above: &[f32],
+    [x, above]: [&[f32]; 2],
     [inputs, outputs]: [usize; 2],
     pool: &Arc<Pool>,
-) -> Buffer {
+    sums: &mut [f32],
+) {
     let taps = geometry.taps();
     let panels = panels(level, outputs);
     let slice = inputs.div_ceil(inputs.div_ceil(SLICE));
@@ -36,40 +36,45 @@ pub(super) fn outer(
     let group = height.div_ceil(groups);
     let groups = height.div_ceil(group);
     let size = taps * inputs * outputs;
-    let mut sums = pool.lend(groups * size);
-    let shared = Shared::new(&mut sums);
+    assert_eq!(sums.len(), size, "sums of their layer's size");
     let seen = height * width / if geometry.transposed { geometry.window.stride.pow(2) } else { 1 };
-    each(groups * panels.len() * slices, seen * batch * size, |task| {
-        let (panel, rest) = (panels[task % panels.len()], task / panels.len());
-        let (mine, rows) = (rest % slices * slice, rest / slices * group);
-        let strip = Strip {
-            level,
-            geometry,
-            batch,
-            panel,
-            channels: [inputs, outputs],
-            mine: mine..(mine + slice).min(inputs),
-            home: rest / slices * size,
-        };
-        strip.run(x, above, rows..(rows + group).min(height), &shared);
+    in_parts(groups, pool, sums, |shared| {
+        each(groups * panels.len() * slices, seen * batch * size, |task| {
+            let (panel, rest) = (panels[task % panels.len()], task / panels.len());
+            let (mine, rows) = (rest % slices * slice, rest / slices * group);
+            let strip = Strip {
+                level,
+                geometry,
+                batch,
+                panel,
+                channels: [inputs, outputs],
+                mine: mine..(mine + slice).min(inputs),
+                home: rest / slices * size,
+            };
+            strip.run(x, above, rows..(rows + group).min(height), shared);
+        });
     });
-    total(&mut sums, groups, size);
-    sums
 }
 
-/// Adds the parts of a sum, each of that size, to the first, in their order.
-pub(super) fn total(sums: &mut [f32], parts: usize, size: usize) {
+/// Sums that are made in so many parts, one after the other in what `make` writes to, and added up in their order.
+pub(super) fn in_parts(parts: usize, pool: &Arc<Pool>, sums: &mut [f32], make: impl FnOnce(&Shared)) {
     if parts < 2 {
-        return;
+        return make(&Shared::new(sums));
     }
-    let (first, others) = sums[..parts * size].split_at_mut(size);
-    let shared = Shared::new(first);
+    let size = sums.len();
+    let mut all = pool.lend(parts * size);
+    make(&Shared::new(&mut all));
+    let shared = Shared::new(sums);
     let chunk = size.div_ceil(TASKS);
     each(size.div_ceil(chunk), parts * size, |task| {
         let range = task * chunk..((task + 1) * chunk).min(size);
         // SAFETY: each task has its own part.
-        let first = unsafe { shared.part(range.start, range.len()) };
-        others.chunks_exact(size).for_each(|other| add(first, &other[range.clone()]));
+        let sum = unsafe { shared.part(range.start, range.len()) };
+        let mut parts = all.chunks_exact(size).map(|part| &part[range.clone()]);
+        if let Some(first) = parts.next() {
+            sum.copy_from_slice(first);
+        }
+        parts.for_each(|part| add(sum, part));
     });
 }
 
@@ -102,38 +107,40 @@ impl Strip<'_> {
         // blocks of some columns, or of some of the batch in one column, stay in a first-level cache
         let across = (SUM / batch).clamp(1, width);
         let deep = if across == 1 { SUM.min(batch) } else { batch };
-        let mut packed = vec![0.0_f32; across * deep * wide];
         let columns = (0..width).step_by(across).map(|start| start..(start + across).min(width));
         let blocks: Vec<(Range<usize>, Range<usize>)> = columns
             .flat_map(|columns| {
                 (0..batch).step_by(deep).map(move |start| (columns.clone(), start..(start + deep).min(batch)))
             })
             .collect();
-        for (row, (columns, images)) in rows.flat_map(|row| blocks.iter().map(move |block| (row, block))) {
-            let many = images.len();
-            for (index, line) in packed.chunks_exact_mut(wide).take(columns.len() * many).enumerate() {
-                let column = columns.start + index / many;
-                let place = (row * width + column) * batch + images.start + index % many;
-                line[..panel.width].copy_from_slice(&above[place * outputs + panel.start..][..panel.width]);
-            }
-            for place in 0..geometry.taps() {
-                let Some(run) = geometry.run(row, place, columns) else { continue };
-                let together = run.to_step == 1 && run.from_step == 1 && many == batch;
-                let (parts, length) = if together { (1, run.count * many) } else { (run.count, many) };
-                for j in 0..parts {
-                    let to = (run.to + j * run.to_step - columns.start) * many;
-                    let from = (run.row * geometry.input[1] + run.from + j * run.from_step) * batch + images.start;
-                    let b = Strided(packed[to * wide..][..length * wide].as_ptr(), wide);
-                    let seen = &x[from * inputs..][..length * inputs];
-                    for (input, kernel) in strips(mine.len(), kernels) {
-                        let input = mine.start + input;
-                        let a = Strided(seen[input..].as_ptr(), inputs);
-                        // SAFETY: `seen` has `length` rows of `inputs` elements, `b` as many of `wide`; the sums are this
-                        // task's own.
-                        unsafe { kernel(length, a, b, (sums.at(home(place, input)), outputs), panel.last) };
+        // lanes past the panel's width are computed and thrown away
+        scratch(across * deep * wide, |packed| {
+            for (row, (columns, images)) in rows.flat_map(|row| blocks.iter().map(move |block| (row, block))) {
+                let many = images.len();
+                for (index, line) in packed.chunks_exact_mut(wide).take(columns.len() * many).enumerate() {
+                    let column = columns.start + index / many;
+                    let place = (row * width + column) * batch + images.start + index % many;
+                    line[..panel.width].copy_from_slice(&above[place * outputs + panel.start..][..panel.width]);
+                }
+                for place in 0..geometry.taps() {
+                    let Some(run) = geometry.run(row, place, columns) else { continue };
+                    let together = run.to_step == 1 && run.from_step == 1 && many == batch;
+                    let (parts, length) = if together { (1, run.count * many) } else { (run.count, many) };
+                    for j in 0..parts {
+                        let to = (run.to + j * run.to_step - columns.start) * many;
+                        let from = (run.row * geometry.input[1] + run.from + j * run.from_step) * batch + images.start;
+                        let b = Strided(packed[to * wide..][..length * wide].as_ptr(), wide);
+                        let seen = &x[from * inputs..][..length * inputs];
+                        for (input, kernel) in strips(mine.len(), kernels) {
+                            let input = mine.start + input;
+                            let a = Strided(seen[input..].as_ptr(), inputs);
+                            // SAFETY: `seen` has `length` rows of `inputs` elements, `b` as many of `wide`; the sums are this
+                            // task's own.
+                            unsafe { kernel(length, a, b, (sums.at(home(place, input)), outputs), panel.last) };
+                        }
                     }
                 }
             }
-        }
+        });
     }
 }

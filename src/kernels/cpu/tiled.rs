@@ -10,8 +10,8 @@ use std::sync::Arc;
 use super::buffer::{Buffer, Pool, scratch};
 use super::conv::{Geometry, TASKS};
 use super::finish::{End, Rows, finish};
-use super::number::{Half, Halves, Number, Value, convert, pair, words};
-use super::outer::total;
+use super::number::{Half, Halves, Number, Value, convert, halves, pair, words};
+use super::outer::in_parts;
 use super::parallel::{Shared, each};
 use super::tiles::{self, DEEP, Product, SIDE, Sizes, Term};
 use super::turn::turn;
@@ -95,55 +95,58 @@ pub(super) fn right(weights: Weights, theta: &[f32], pool: &Arc<Pool>) -> Buffer
     let size = taps * pairs * SIDE;
     let mut data = pool.lend(outputs.div_ceil(SIDE) * size);
     let shared = Shared::new(&mut data);
-    let chunks = pairs.div_ceil(SIDE / 2);
+    let chunks = pairs.div_ceil(SIDE);
     each(outputs.div_ceil(SIDE) * chunks, 4 * theta.len(), |task| {
-        let (tile, first) = (task / chunks, task % chunks * SIDE);
-        let mine = first..(first + SIDE).min(inputs);
+        let (tile, first) = (task / chunks, task % chunks * 2 * SIDE);
         let outputs = tile * SIDE..((tile + 1) * SIDE).min(outputs);
-        if taps == 1 && mine.len() == SIDE && outputs.len() == SIDE {
+        if taps == 1 && first + 2 * SIDE <= inputs && outputs.len() == SIDE {
             // SAFETY: each task has its own tile of outputs and its inputs.
-            let to = unsafe { shared.part(tile * size + first / 2 * SIDE, SIDE / 2 * SIDE) };
+            let to = unsafe { shared.part(tile * size + first / 2 * SIDE, SIDE * SIDE) };
             return lines(weights, theta, first, outputs.start, to);
         }
-        scratch(SIDE * taps * SIDE, |block| {
-            block.fill(0.0);
-            gather(weights, theta, &mine, &outputs, block);
-            for place in 0..taps {
-                for k in (0..SIDE).step_by(2).take_while(|k| (first + k) / 2 < pairs) {
-                    let row = |k: usize| &block[(k * taps + place) * SIDE..][..SIDE];
-                    let at = tile * size + (place * pairs + first / 2 + k / 2) * SIDE;
-                    // SAFETY: as above.
-                    let to = words(unsafe { shared.part(at, SIDE) });
-                    for ((to, one), two) in to.iter_mut().zip(row(k)).zip(row(k + 1)) {
-                        *to = pair(*one, *two);
+        for first in [first, first + SIDE] {
+            scratch(SIDE * taps * SIDE, |block| {
+                block.fill(0.0);
+                gather(weights, theta, &(first.min(inputs)..(first + SIDE).min(inputs)), &outputs, block);
+                for place in 0..taps {
+                    for k in (0..SIDE).step_by(2).take_while(|k| (first + k) / 2 < pairs) {
+                        let row = |k: usize| &block[(k * taps + place) * SIDE..][..SIDE];
+                        let at = tile * size + (place * pairs + first / 2 + k / 2) * SIDE;
+                        // SAFETY: as above.
+                        let to = words(unsafe { shared.part(at, SIDE) });
+                        for ((to, one), two) in to.iter_mut().zip(row(k)).zip(row(k + 1)) {
+                            *to = pair(*one, *two);
+                        }
                     }
                 }
-            }
-        });
+            });
+        }
     });
     data
 }
 
+/// Two tiles of inputs from `first` on and one of outputs from `start` on of 1 x 1 windows as right factors.
+fn lines(weights: Weights, theta: &[f32], first: usize, start: usize, to: &mut [f32]) {
+    let Weights { input_step, output_step, .. } = weights;
+    let from = &theta[first * input_step + start * output_step..];
+    if output_step == 1 {
+        for (from, to) in from.chunks(2 * input_step).zip(to.chunks_exact_mut(SIDE)) {
+            pairs_of(&from[..SIDE], &from[input_step..][..SIDE], words(to));
+        }
+    } else {
+        let mut rows = [0.0; SIDE * SIDE];
+        for (from, row) in from.chunks(output_step).zip(rows.chunks_exact_mut(SIDE)) {
+            // halves that follow each other are the pairs of a word
+            convert(&from[..2 * SIDE], halves(row));
+        }
+        turn(&rows, SIDE, to, SIDE);
+    }
+}
+
 wide! {
-    /// Sixteen inputs from `first` on and sixteen outputs from `start` on of 1 x 1 windows as right factors.
-    fn lines(weights: Weights, theta: &[f32], first: usize, start: usize, to: &mut [f32]) {
-        let Weights { input_step, output_step, .. } = weights;
-        let to = words(to);
-        if output_step == 1 {
-            for (k, to) in to.chunks_exact_mut(SIDE).enumerate() {
-                let at = (first + 2 * k) * input_step + start;
-                let (one, two) = (&theta[at..][..SIDE], &theta[at + input_step..][..SIDE]);
-                for ((to, one), two) in to.iter_mut().zip(one).zip(two) {
-                    *to = pair(*one, *two);
-                }
-            }
-        } else {
-            for n in 0..SIDE {
-                let run = &theta[first * input_step + (start + n) * output_step..];
-                for k in 0..SIDE / 2 {
-                    to[k * SIDE + n] = pair(run[2 * k * input_step], run[(2 * k + 1) * input_step]);
-                }
-            }
+    fn pairs_of(one: &[f32], two: &[f32], to: &mut [u32]) {
+        for ((to, one), two) in to.iter_mut().zip(one).zip(two) {
+            *to = pair(*one, *two);
         }
     }
 }
@@ -374,7 +377,8 @@ pub(super) fn gradient(
     above: &Value,
     [inputs, outputs]: [usize; 2],
     pool: &Arc<Pool>,
-) -> Buffer {
+    sums: &mut [f32],
+) {
     let [height, width] = geometry.output;
     let depth = Depth::of(batch);
     let turned = over_images(x, batch, inputs, true, pool);
@@ -386,38 +390,37 @@ pub(super) fn gradient(
     let group = height.div_ceil(groups);
     let groups = height.div_ceil(group);
     let size = geometry.taps() * inputs * outputs;
-    let mut sums = pool.lend(groups * size);
-    let shared = Shared::new(&mut sums);
+    assert_eq!(sums.len(), size, "sums of their layer's size");
     let lines = LONG.div_ceil(width * depth.steps);
-    each(groups * blocks, height * width * batch * size / 8, |task| {
-        let (rows, block) = (task / blocks * group, task % blocks);
-        let rows = rows..(rows + group).min(height);
-        let mine = block * 2..(block * 2 + 2).min(tall);
-        let live = [0, 1].map(|tile| (inputs.saturating_sub((mine.start + tile) * SIDE)).min(SIDE));
-        let sizes = Sizes::new(live, depth.deep);
-        let mut terms = Vec::new();
-        for first in rows.clone().step_by(lines) {
-            for place in 0..geometry.taps() {
-                terms.clear();
-                for row in first..(first + lines).min(rows.end) {
-                    let Some(run) = geometry.run(row, place, &(0..width)) else { continue };
-                    terms.extend((0..run.count).map(|j| {
-                        let to = row * width + run.to + j * run.to_step;
-                        let from = run.row * geometry.input[1] + run.from + j * run.from_step;
-                        Term {
-                            left: turned[from * tall * SIDE * depth.whole() / 2..].as_ptr().cast(),
-                            right: above[to * broad * depth.whole() / 2 * SIDE..].as_ptr().cast(),
-                        }
-                    }));
+    in_parts(groups, pool, sums, |shared| {
+        each(groups * blocks, height * width * batch * size / 8, |task| {
+            let (rows, block) = (task / blocks * group, task % blocks);
+            let rows = rows..(rows + group).min(height);
+            let mine = block * 2..(block * 2 + 2).min(tall);
+            let live = [0, 1].map(|tile| (inputs.saturating_sub((mine.start + tile) * SIDE)).min(SIDE));
+            let sizes = Sizes::new(live, depth.deep);
+            let mut terms = Vec::new();
+            for first in rows.clone().step_by(lines) {
+                for place in 0..geometry.taps() {
+                    terms.clear();
+                    for row in first..(first + lines).min(rows.end) {
+                        let Some(run) = geometry.run(row, place, &(0..width)) else { continue };
+                        terms.extend((0..run.count).map(|j| {
+                            let to = row * width + run.to + j * run.to_step;
+                            let from = run.row * geometry.input[1] + run.from + j * run.from_step;
+                            Term {
+                                left: turned[from * tall * SIDE * depth.whole() / 2..].as_ptr().cast(),
+                                right: above[to * broad * depth.whole() / 2 * SIDE..].as_ptr().cast(),
+                            }
+                        }));
+                    }
+                    let home = task / blocks * size + (place * inputs + mine.start * SIDE) * outputs;
+                    let job = Backward { outputs, depth, mine: mine.clone(), live, keep: first > rows.start };
+                    job.run(&sizes, &terms, shared, home);
                 }
-                let home = task / blocks * size + (place * inputs + mine.start * SIDE) * outputs;
-                let job = Backward { outputs, depth, mine: mine.clone(), live, keep: first > rows.start };
-                job.run(&sizes, &terms, &shared, home);
             }
-        }
+        });
     });
-    total(&mut sums, groups, size);
-    sums
 }
 
 /// The gradient of the weights of one place and one or two tiles of inputs.

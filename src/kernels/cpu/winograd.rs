@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use super::buffer::{Buffer, Pool, scratch};
 use super::conv::{DEPTH, Geometry, Start, TASKS};
-use super::outer::total;
+use super::outer::in_parts;
 use super::parallel::{Shared, each};
 use super::simd::{Level, Strided};
 use super::transform::{PAIRS, Transforms};
@@ -188,20 +188,16 @@ impl Tiling {
         let groups = units.len().div_ceil(group);
         let size = 9 * inputs * outputs;
         assert_eq!(gradient.len(), size, "weights have their layer's size");
-        let mut sums = pool.lend(if groups > 1 { groups * size } else { 0 });
-        let shared = Shared::new(if groups > 1 { &mut sums } else { gradient });
         let work = self.tiles[0] * self.tiles[1] * batch * 36 * inputs * outputs;
-        each(groups * slices * strips, work, |task| {
-            let (mine, task) = (task / (slices * strips), task % (slices * strips));
-            let (input, output) = (task / strips * slice, task % strips * strip);
-            let (from, to) = (input..(input + slice).min(inputs), output..(output + strip).min(outputs));
-            let part = Outer { tiling: self, batch, from, to, home: mine * size };
-            part.run(&units[mine * group..((mine + 1) * group).min(units.len())], x, above, &shared);
+        in_parts(groups, pool, gradient, |shared| {
+            each(groups * slices * strips, work, |task| {
+                let (mine, task) = (task / (slices * strips), task % (slices * strips));
+                let (input, output) = (task / strips * slice, task % strips * strip);
+                let (from, to) = (input..(input + slice).min(inputs), output..(output + strip).min(outputs));
+                let part = Outer { tiling: self, batch, from, to, home: mine * size };
+                part.run(&units[mine * group..((mine + 1) * group).min(units.len())], x, above, shared);
+            });
         });
-        if groups > 1 {
-            total(&mut sums, groups, size);
-            gradient.copy_from_slice(&sums[..size]);
-        }
     }
 }
 
