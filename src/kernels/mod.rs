@@ -6,6 +6,7 @@ mod cpu;
 mod program;
 mod reference;
 mod sink;
+mod steps;
 
 use std::ops::Range;
 use std::sync::Arc;

@@ -5,9 +5,9 @@ use super::buffer::Buffer;
 use super::forth::{Extra, Kept};
 use super::norm;
 use super::number::{Half, Number, Value};
-use super::plan::{Step, Work};
 use super::pointwise::{add_all, flatten_back, global_back, multiply, transpose};
 use crate::kernels::sink::Way;
+use crate::kernels::steps::{Step, Work};
 use crate::kernels::{Mode, Program, Sink};
 
 pub(super) struct Back<'a> {
@@ -131,7 +131,7 @@ impl Back<'_> {
     fn conv(&self, index: usize, x: &Value, above: &Value, gradients: &mut Gradients, of_theta: &mut OfTheta) {
         let Self { core, batch, kept, theta, tracked, sink, .. } = *self;
         let step = &core.steps[index];
-        let Work::Conv { conv, weight, bias } = &step.work else { return };
+        let (Work::Conv { weight, bias, .. }, Some(conv)) = (&step.work, &core.convs[index]) else { return };
         let program = &core.program;
         if tracked[0] {
             conv.gradient(batch, x, above, &core.pool, of_theta.part(program, *weight));

@@ -7,7 +7,6 @@ use std::ops::{Deref, Range};
 use std::sync::Arc;
 
 use super::buffer::{Buffer, Pool};
-use super::norm::After;
 use super::number::{Half, Halves, Value, convert_all};
 use super::outer::outer;
 use super::parallel::{Shared, each};
@@ -16,7 +15,8 @@ use super::weights::{Packed, Panel, View, Weights, pack, panels, strips, unpack}
 use super::winograd::Tiling;
 #[cfg(target_arch = "x86_64")]
 use super::{finish::End, tiled, tiles};
-use crate::kernels::{Products, Window};
+use crate::kernels::steps::{After, Step, Work};
+use crate::kernels::{Products, Program, Window};
 
 /// Rows of outputs that one task makes, about.
 const CHUNK: usize = 256;
@@ -144,6 +144,18 @@ impl Deref for Factor<'_> {
 }
 
 impl Conv {
+    /// That of a step, if it is one.
+    pub(super) fn of(program: &Program, step: &Step, level: Level) -> Option<Self> {
+        let Work::Conv { window, transposed, .. } = step.work else { return None };
+        let [[inputs, height, width], [outputs, out_height, out_width]] =
+            [step.from, step.to].map(|value| program.shapes[value]);
+        let taps = window.kernel * window.kernel;
+        let (input_step, output_step) = if transposed { (outputs * taps, taps) } else { (taps, inputs * taps) };
+        let geometry = Geometry { output: [out_height, out_width], input: [height, width], window, transposed };
+        let weights = Weights { inputs, outputs, input_step, output_step, taps };
+        Some(Self::new(level, geometry, weights, program.products))
+    }
+
     pub(super) fn new(level: Level, geometry: Geometry, weights: Weights, products: Products) -> Self {
         let winograd = products == Products::Winograd;
         let tiling = |geometry: Geometry, weights| Tiling::of(level, &geometry, weights).filter(|_| winograd);

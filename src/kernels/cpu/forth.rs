@@ -4,10 +4,10 @@ use super::buffer::Buffer;
 use super::conv::Fold;
 use super::norm::{self, Seen};
 use super::number::{Number, Value};
-use super::plan::{Step, Work};
 use super::pointwise::{add, flatten, global, multiply, transpose};
 use super::{Core, Report};
 use crate::kernels::sink::Way;
+use crate::kernels::steps::{Step, Work};
 use crate::kernels::{Mode, Sink, dropout};
 
 /// What a step keeps for the way back, beside its values.
@@ -96,10 +96,11 @@ impl Forth<'_> {
     fn fold(&self, index: usize, theta: &[f32], values: &[Option<Value>]) -> Option<(usize, Value)> {
         let Self { core, mode, stats, batch, sink } = *self;
         let (step, next, program) = (&core.steps[index], core.steps.get(index + 1)?, &core.program);
-        let (Work::Conv { conv, weight, bias: false }, Work::Norm { norm, residual, after }) = (&step.work, &next.work)
+        let (Work::Conv { weight, bias: false, .. }, Work::Norm { norm, residual, after }) = (&step.work, &next.work)
         else {
             return None;
         };
+        let conv = core.convs[index].as_ref()?;
         if next.from != step.to || core.last[step.to] != index + 1 || !conv.folds() || mode.batch[*norm] {
             return None;
         }
@@ -151,7 +152,8 @@ impl Forth<'_> {
         let parameter = |index: usize| &theta[program.parameters[index].range.clone()];
         let channels = program.shapes[step.from][0];
         match (&step.work, &values[step.from], &mut *to) {
-            (Work::Conv { conv, weight, bias }, Some(x), to) => {
+            (Work::Conv { weight, bias, .. }, Some(x), to) => {
+                let Some(conv) = &core.convs[index] else { return Extra::Nothing };
                 let bias = bias.then(|| parameter(weight + 1));
                 let packed = sink.packed(index, Way::Forth, || conv.pack(parameter(*weight), &core.pool));
                 conv.forward(batch, x, &packed, bias, &core.pool, to);

@@ -7,10 +7,11 @@ use std::time::Instant;
 
 use super::buffer::Pool;
 use super::conv::{Conv, Geometry};
-use super::norm::{self, After};
+use super::norm;
 use super::number::{Half, Number, Value};
 use super::simd::{Level, Strided};
 use super::weights::Weights;
+use crate::kernels::steps::After;
 use crate::kernels::{Products, Window};
 
 /// Least seconds of several calls.

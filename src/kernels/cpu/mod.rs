@@ -11,7 +11,6 @@ mod norm;
 mod number;
 mod outer;
 mod parallel;
-mod plan;
 mod pointwise;
 mod simd;
 #[cfg(target_arch = "x86_64")]
@@ -28,13 +27,14 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use candle_core::{CpuStorage, CustomOp2, InplaceOp1, Layout, Shape, Tensor};
 
+use super::steps::{Step, half, steps};
 use super::{Done, Mode, Moments, Network, Program, Sink, check};
 use crate::error::{Error, Result};
 pub use buffer::Buffer;
 use buffer::Pool;
+use conv::Conv;
 use forth::{Forth, Kept};
 use number::Value;
-use plan::Step;
 pub(super) use weights::Packed;
 
 /// What all forwards of a network share.
@@ -42,6 +42,8 @@ pub(super) use weights::Packed;
 struct Core {
     program: Arc<Program>,
     steps: Vec<Step>,
+    /// Of the steps that are convolutions.
+    convs: Vec<Option<Conv>>,
     /// For each value, the last step that reads it; values looked at from outside are kept.
     last: Vec<usize>,
     /// For each value, whether it is in bf16.
@@ -75,13 +77,14 @@ impl Cpu {
     }
 
     fn at(program: Arc<Program>, level: simd::Level) -> Self {
-        let steps = plan::steps(&program, level);
+        let steps = steps(&program);
+        let convs = steps.iter().map(|step| Conv::of(&program, step, level)).collect();
         let mut last = vec![0; program.shapes.len()];
         for (index, step) in steps.iter().enumerate() {
             step.reads().for_each(|value| last[value] = index);
         }
-        let half = plan::half(&program, &steps);
-        Self { core: Arc::new(Core { program, steps, last, half, pool: Arc::default() }) }
+        let half = half(&program, &steps);
+        Self { core: Arc::new(Core { program, steps, convs, last, half, pool: Arc::default() }) }
     }
 }
 

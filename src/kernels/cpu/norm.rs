@@ -6,6 +6,7 @@ use std::ops::Range;
 use super::number::Number;
 use super::parallel::{Shared, each};
 use crate::kernels::EPSILON;
+use crate::kernels::steps::After;
 use crate::wide::wide;
 
 /// Elements in one chunk, about: it stays in a first- or second-level cache.
@@ -124,21 +125,6 @@ pub(super) fn moments<N: Number>(x: &[N], channels: usize) -> Seen {
     Seen {
         mean: mean.into_iter().map(|x| x as f32).collect(),
         variance: squared.into_iter().map(|x| (x / seen) as f32).collect(),
-    }
-}
-
-/// What follows the normalisation.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum After {
-    Nothing,
-    /// Slope below 0; plain ReLU has 0.
-    Leaky(f32),
-}
-
-impl After {
-    /// Below 0; nothing has 1.
-    pub(super) fn slope(self) -> f32 {
-        if let After::Leaky(slope) = self { slope } else { 1.0 }
     }
 }
 

@@ -5,17 +5,10 @@ use std::sync::{Mutex, PoisonError};
 use super::number::{Number, convert};
 use super::parallel::{Shared, each};
 use crate::kernels::Window;
+use crate::kernels::steps::{Activation, Slide};
 use crate::wide::wide;
 
 const CHUNK: usize = 16_384;
-
-/// An activation, by its value alone.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Activation {
-    Leaky(f32),
-    Sigmoid,
-    Tanh,
-}
 
 impl Activation {
     pub(super) fn forward<N: Number>(self, x: &[N], y: &mut [N]) {
@@ -107,14 +100,7 @@ wide! {
     }
 }
 
-/// A sliding window; `depth` is batch x channels. A window has at most 255 places.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Slide {
-    pub(super) input: [usize; 2],
-    pub(super) output: [usize; 2],
-    pub(super) window: Window,
-}
-
+/// `depth` is batch x channels.
 impl Slide {
     /// The inputs that an output pixel sees: place in the window, input pixel.
     fn seen(&self, pixel: usize) -> impl Iterator<Item = (u8, usize)> + use<> {

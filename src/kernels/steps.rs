@@ -1,18 +1,47 @@
-//! From layers to steps: batch norm takes the residual and the ReLU that follow it along, linear layers become 1 x 1
-//! convolutions.
+//! From layers to steps, for backends of our own: batch norm takes the residual and the ReLU that follow it along, linear
+//! layers become 1 x 1 convolutions.
 
-use super::conv::{Conv, Geometry};
-use super::norm::After;
-use super::pointwise::{Activation, Slide};
-use super::simd::Level;
-use super::weights::Weights;
-use crate::kernels::{Op, Products, Program, Window};
+use super::{Layer, Op, Products, Program, Window};
+
+/// What follows a normalisation.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum After {
+    Nothing,
+    /// Slope below 0; plain ReLU has 0.
+    Leaky(f32),
+}
+
+impl After {
+    /// Below 0; nothing has 1.
+    pub(super) fn slope(self) -> f32 {
+        if let After::Leaky(slope) = self { slope } else { 1.0 }
+    }
+}
+
+/// An activation, by its value alone.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Activation {
+    Leaky(f32),
+    Sigmoid,
+    Tanh,
+}
+
+/// A sliding window over one image. A window has at most 255 places.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Slide {
+    /// Height and width.
+    pub(super) input: [usize; 2],
+    pub(super) output: [usize; 2],
+    pub(super) window: Window,
+}
 
 #[derive(Clone, Debug)]
 pub(super) enum Work {
-    /// Index of the weight; the bias is the next parameter.
+    /// Index of the weight, outputs x inputs x places, where transposed inputs x outputs x places; the bias is the next
+    /// parameter.
     Conv {
-        conv: Box<Conv>,
+        window: Window,
+        transposed: bool,
         weight: usize,
         bias: bool,
     },
@@ -61,13 +90,13 @@ fn leaky(op: Op) -> Option<f32> {
     }
 }
 
-pub(super) fn steps(program: &Program, level: Level) -> Vec<Step> {
+pub(super) fn steps(program: &Program) -> Vec<Step> {
     let layers = &program.layers;
     let looked_at = |value: usize| {
         value == program.features || value == program.logits || program.taps.iter().any(|(_, tap)| *tap == value)
     };
     let readers = |value: usize| -> Vec<usize> {
-        let reads = |layer: &crate::kernels::Layer| layer.from == value || layer.op == Op::Add(value);
+        let reads = |layer: &Layer| layer.from == value || layer.op == Op::Add(value);
         (0..layers.len()).filter(|&index| reads(&layers[index])).collect()
     };
     // the one layer that reads the value, if nobody else sees it
@@ -82,27 +111,15 @@ pub(super) fn steps(program: &Program, level: Level) -> Vec<Step> {
             continue;
         }
         let (from, mut to) = (layer.from, index + 1);
-        let [channels, height, width] = program.shapes[from];
-        let [outputs, out_height, out_width] = program.shapes[to];
+        let [_, height, width] = program.shapes[from];
+        let [_, out_height, out_width] = program.shapes[to];
         let slide = |window: Window| Slide { input: [height, width], output: [out_height, out_width], window };
-        let conv = |window: Window, transposed: bool| {
-            let taps = window.kernel * window.kernel;
-            let (input_step, output_step) = if transposed { (outputs * taps, taps) } else { (taps, channels * taps) };
-            let geometry = Geometry { output: [out_height, out_width], input: [height, width], window, transposed };
-            let weights = Weights { inputs: channels, outputs, input_step, output_step, taps };
-            Box::new(Conv::new(level, geometry, weights, program.products))
-        };
         let weight = layer.parameter;
         let work = match layer.op {
-            Op::Conv { window, bias, .. } => Work::Conv { conv: conv(window, false), weight, bias },
-            Op::ConvTranspose { window, bias, .. } => Work::Conv { conv: conv(window, true), weight, bias },
-            Op::Linear { bias, .. } => {
-                let inputs = channels; // the builder flattens images first
-                let geometry =
-                    Geometry { output: [1, 1], input: [1, 1], window: Window::new(1, 1, 0), transposed: false };
-                let weights = Weights { inputs, outputs, input_step: 1, output_step: inputs, taps: 1 };
-                Work::Conv { conv: Box::new(Conv::new(level, geometry, weights, program.products)), weight, bias }
-            }
+            Op::Conv { window, bias, .. } => Work::Conv { window, transposed: false, weight, bias },
+            Op::ConvTranspose { window, bias, .. } => Work::Conv { window, transposed: true, weight, bias },
+            // the builder flattens images first
+            Op::Linear { bias, .. } => Work::Conv { window: Window::new(1, 1, 0), transposed: false, weight, bias },
             Op::BatchNorm => {
                 let (mut residual, mut after) = (None, After::Nothing);
                 let mut next = only(to);
