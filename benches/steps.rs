@@ -212,9 +212,9 @@ fn dcgan(options: &Options) -> Result<()> {
     memory::forget_peak();
     // the crew's order is the augmenter's: a classifier with its points come first, and rest here
     let mut trainer = Trainer::new(&mut points, &training, usize::MAX, None, &watch)?
-        .with("points", fresh("points", Shape::ReciprocalPoints, 10, [1, 1, 1])?, &training)
-        .with("generator", generator, &training)
-        .with("discriminator", discriminator, &training);
+        .with("points", fresh("points", Shape::ReciprocalPoints, 10, [1, 1, 1])?, &training)?
+        .with("generator", generator, &training)?
+        .with("discriminator", discriminator, &training)?;
     let numbers: Vec<u64> = (0..options.batch as u64).collect();
     let ended = (0..usize::MAX).try_for_each(|epoch| {
         trainer.rounds(epoch, &loader, |crew, batch, index| {

@@ -179,7 +179,10 @@ impl Epoch<'_> {
                     None => indices.iter().map(|&index| drawn.part.labels[index as usize]).collect(),
                 };
                 let draws = drawn.rng.fork("augment").at(self.number as u64);
-                let plain = || transform::batch(&drawn.images, &drawn.part, &indices, drawn.transform, &draws);
+                let plain = || {
+                    let (images, part, device) = (&drawn.images, &drawn.part, &drawn.device);
+                    transform::batch(images, part, &indices, drawn.transform, &draws, device)
+                };
                 let view = |views: Views, name: &str| -> Result<Tensor> {
                     let draws = drawn.rng.fork(name).at(self.number as u64);
                     let drawn_view = view::batch(&drawn.images, &drawn.part, &indices, &views.view, &draws)?;
@@ -187,7 +190,7 @@ impl Epoch<'_> {
                 };
                 let x = match drawn.views {
                     Some(views) if views.both => view(views, "first view")?,
-                    _ => plain()?.to_device(&drawn.device)?,
+                    _ => plain()?,
                 };
                 let y = Tensor::from_vec(labels, indices.len(), &drawn.device)?;
                 Ok(Batch { x, y, view: drawn.views.map(|views| view(views, "second view")).transpose()? })

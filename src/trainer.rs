@@ -51,23 +51,21 @@ impl<'a> Trainer<'a> {
         mask: Option<Vec<f32>>,
         desk: &'a dyn Desk,
     ) -> Result<Self> {
-        let crew = Crew::new(student, recipe, mask);
+        let crew = Crew::new(student, recipe, mask)?;
         let (kept, notes) = (BTreeMap::new(), Vec::new());
         Ok(Self { crew, desk, step: 0, steps, resumed: None, saved: (0, 0), images: 0, kept, notes })
     }
 
     /// Another model that trains beside the first, by a recipe of its own; it is number 1, 2, .. of the crew.
-    #[must_use]
-    pub fn beside(mut self, name: &str, model: &'a mut Model, recipe: &Recipe, mask: Option<Vec<f32>>) -> Self {
-        self.crew.join(name, model, recipe, mask);
-        self
+    pub fn beside(mut self, name: &str, model: &'a mut Model, recipe: &Recipe, mask: Option<Vec<f32>>) -> Result<Self> {
+        self.crew.join(name, model, recipe, mask)?;
+        Ok(self)
     }
 
     /// The same for a model that is of no use afterwards.
-    #[must_use]
-    pub fn with(mut self, name: &str, model: Model, recipe: &Recipe) -> Self {
-        self.crew.take_in(name, model, recipe);
-        self
+    pub fn with(mut self, name: &str, model: Model, recipe: &Recipe) -> Result<Self> {
+        self.crew.take_in(name, model, recipe)?;
+        Ok(self)
     }
 
     /// One pass over the loader, a step of all models a batch. The closure gives the loss of a batch; its last argument

@@ -59,8 +59,11 @@ fn golden_dcgan_step_by_the_steps_of_a_round() {
             let mut trainer = Trainer::new(&mut student, &recipe, 1, None, &NoDesk)
                 .unwrap()
                 .beside("points", &mut beside, &recipe, None)
+                .unwrap()
                 .beside("generator", &mut g, &recipe, None)
-                .beside("discriminator", &mut d, &recipe, None);
+                .unwrap()
+                .beside("discriminator", &mut d, &recipe, None)
+                .unwrap();
             let number = |loss: f64| Tensor::new(loss, &CPU).unwrap();
             trainer
                 .rounds(0, &loader, |crew, batch, _| {
@@ -140,7 +143,7 @@ fn a_canvas_is_black_around_small_images_and_gives_them_back() {
     let canvas = Canvas::new(&images, &CPU).unwrap();
     assert_eq!(canvas.side, 16);
     let rng = Rng::new(0);
-    let x = transform::batch(&images, &images.train, &[0, 3], Transform::default(), &rng).unwrap();
+    let x = transform::batch(&images, &images.train, &[0, 3], Transform::default(), &rng, &CPU).unwrap();
     let pixels = canvas.pixels(&x).unwrap();
     assert_eq!(pixels.dims(), [2, 3, 16, 16]);
     let values = pixels.get(1).unwrap().get(0).unwrap().to_vec2::<f32>().unwrap();

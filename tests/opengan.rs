@@ -96,12 +96,8 @@ fn golden_opengan_step() {
         let shares = Shares { open: case.number("open_weight"), fake: case.number("fake_weight") };
         let y = Tensor::zeros(1, DType::U32, &CPU).unwrap();
         let loader = Loader::Given(vec![vec![Batch { x: case.tensor("closed").clone(), y, view: None }]]);
-        let mut trainer = Trainer::new(&mut g, &recipe("lr_g"), 1, None, &NoDesk).unwrap().beside(
-            "discriminator",
-            &mut d,
-            &recipe("lr_d"),
-            None,
-        );
+        let trainer = Trainer::new(&mut g, &recipe("lr_g"), 1, None, &NoDesk).unwrap();
+        let mut trainer = trainer.beside("discriminator", &mut d, &recipe("lr_d"), None).unwrap();
         trainer
             .rounds(0, &loader, |crew, batch, _| {
                 let loss = round(crew, &batch.x, Some(case.tensor("open")), case.tensor("z"), shares)?;

@@ -3,8 +3,10 @@
 use std::f64::consts::PI;
 
 use candle_core::{DType, Device, Tensor, Var};
+use recant::nn::arch::Arch;
 use recant::nn::loss::cross_entropy;
-use recant::nn::optim::{DeviceStepper, Rule, Stepper};
+use recant::nn::model::{Gradient, Model, gradients_of};
+use recant::nn::optim::{DeviceStepper, Optimizer, Rule, Stepper};
 use recant::nn::schedule::{Course, Moment, Plateau, Schedule};
 use recant::rng::Rng;
 use serde_json::{Value, json};
@@ -369,4 +371,35 @@ fn a_course_feeds_its_plateau_and_can_be_saved_in_the_middle_of_an_epoch() {
     }
     assert_eq!(rates, [1.0, 1.0, 0.5, 0.5]);
     assert!(Course::new(&schedule, 1.0).load_state(&std::collections::BTreeMap::new()).is_err());
+}
+
+/// A model's optimiser moves it alike in main memory and by the operations of a device.
+#[test]
+fn models_move_alike_wherever_they_live() {
+    let arch = Arch::new(&json!({"name": "mlp", "hidden": [7]}), 3, [1, 2, 2], &[0.0], &[1.0]).unwrap();
+    let x = Tensor::from_vec(draws(3, 20), (5, 1, 2, 2), &Device::Cpu).unwrap();
+    for rule in rules() {
+        let mut models = [0, 1].map(|_| Model::init(&arch, &Rng::new(1), &Device::Cpu).unwrap());
+        let length = models[0].len();
+        let mask: Vec<f32> = (0..length).map(|place| f32::from(place % 3 != 0)).collect();
+        let on_device = DeviceStepper::new(rule.clone(), length, Some(&vector(&mask)), &Device::Cpu).unwrap();
+        let host = Optimizer::new(rule, &models[0], Some(mask)).unwrap();
+        for (model, mut optimizer) in models.iter_mut().zip([host, Optimizer::Device(on_device)]) {
+            for step in 0..3 {
+                let loss = model.train(&x).unwrap().logits.sqr().unwrap().sum_all().unwrap();
+                let gradients = gradients_of(&loss, &[model]).unwrap();
+                let length = gradients[0].length().unwrap();
+                let on = Gradient::Device(gradients[0].on(&Device::Cpu).unwrap());
+                assert!((on.length().unwrap() - length).abs() < 1e-9 * length, "step {step}");
+                optimizer.step(model, &gradients[0], 0.01, None).unwrap();
+            }
+        }
+        let [host, on_device] = models.map(|model| model.theta().unwrap());
+        let start = Model::init(&arch, &Rng::new(1), &Device::Cpu).unwrap().theta().unwrap();
+        assert!(host.iter().zip(&start).any(|(a, b)| (a - b).abs() > 1e-3));
+        for (place, ((a, b), start)) in host.iter().zip(&on_device).zip(&start).enumerate() {
+            assert!((a - b).abs() < 1e-6, "{place}: {a} {b}");
+            assert!(place % 3 != 0 || (a == start && b == start), "{place} moved");
+        }
+    }
 }

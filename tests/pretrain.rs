@@ -159,7 +159,7 @@ fn a_step_of_simclr_is_the_step_of_its_formula() {
     let loss = nt_xent(&both.to_dtype(DType::F64).unwrap(), 0.3);
     let slopes = gradients_of(&loss, &[&fresh, &first]).unwrap();
     for (slope, (before, after)) in slopes.iter().zip([(&fresh, &model), (&first, &head)]) {
-        let slope = slope.to_vec();
+        let slope = slope.host().unwrap().into_owned();
         let moved = before.theta().unwrap().into_iter().zip(after.theta().unwrap()).map(|(b, a)| b - a);
         let far = moved.zip(&slope).map(|(moved, s)| (moved - rate as f32 * s).abs()).fold(0.0, f32::max);
         assert!(slope.iter().any(|s| s.abs() > 1e-2) && far < 1e-6, "{far}");

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use candle_core::Device;
 use recant::data::{Images, Part};
 use recant::nn::transform::{Transform, batch};
 use recant::rng::Rng;
@@ -29,7 +30,7 @@ fn images(count: usize) -> Images {
 
 fn transformed(images: &Images, indices: &[u32], settings: &serde_json::Value, rng: &Rng) -> Vec<Vec<f32>> {
     let transform = Transform::new(settings).unwrap();
-    let all = batch(images, &images.train, indices, transform, rng).unwrap();
+    let all = batch(images, &images.train, indices, transform, rng, &Device::Cpu).unwrap();
     let all = all.flatten_all().unwrap().to_vec1::<f32>().unwrap();
     all.chunks(SIDE * SIDE).map(<[f32]>::to_vec).collect()
 }

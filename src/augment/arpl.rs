@@ -190,9 +190,9 @@ impl Augmenter for Confusing {
         let optimizer = Rule::Adam { betas: [0.5, 0.999], eps: 1e-8, weight_decay: 0.0 };
         let adversary = Recipe { lr: rate, optimizer, schedule: Schedule::Constant { warmup: 0.0 } };
         let mut trainer = Trainer::new(&mut network, &self.classifier, steps, None, context.desk)?
-            .beside("points", &mut points, &self.classifier, None)
-            .beside("generator", &mut generator, &adversary, None)
-            .with("discriminator", fresh(&discriminator, "discriminator")?, &adversary);
+            .beside("points", &mut points, &self.classifier, None)?
+            .beside("generator", &mut generator, &adversary, None)?
+            .with("discriminator", fresh(&discriminator, "discriminator")?, &adversary)?;
         for epoch in 0..setting.epochs {
             trainer.rounds(epoch, &first, |crew, batch, index| round.play(crew, batch, (epoch, index)))?;
             if setting.second_pass {

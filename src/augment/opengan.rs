@@ -171,7 +171,7 @@ impl Opengan {
             "discriminator",
             discriminator,
             &recipe(d_lr),
-        );
+        )?;
         let unseen = if self.select_every > 0 { Unseen::of(features)? } else { None };
         let mut best: Option<Best> = None;
         for epoch in 0..self.epochs {

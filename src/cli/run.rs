@@ -19,6 +19,7 @@ use crate::artifact::Artifact;
 use crate::error::{Error, Result, plural};
 use crate::event::{Event, Quiet, Reporter};
 use crate::execute::{self, Options};
+use crate::nn::gpu;
 use crate::plan::Plan;
 use crate::recipe::Recipe;
 use crate::report::Format;
@@ -180,7 +181,6 @@ impl Signals {
 }
 
 pub(super) fn device(name: &str) -> Result<Device> {
-    let gpu = |index: usize| Device::new_cuda(index);
     match name {
         "cpu" => Ok(Device::Cpu),
         "auto" => Ok(gpu(0).unwrap_or(Device::Cpu)),
@@ -188,7 +188,7 @@ pub(super) fn device(name: &str) -> Result<Device> {
             let index = other.strip_prefix("cuda:").and_then(|index| index.parse().ok());
             let index =
                 index.ok_or_else(|| Error::Usage(format!("`--device {other}`: expected auto, cpu or cuda:N")))?;
-            gpu(index).map_err(|error| Error::Usage(format!("`--device {other}`: {}", Error::from(error))))
+            gpu(index).map_err(|error| Error::Usage(format!("`--device {other}`: {error}")))
         }
     }
 }

@@ -1,12 +1,18 @@
 //! Everything the house knows about speed. Outside `nn/` nobody names this module; what stands here is the contract
 //! that every backend keeps: a static list of layers, parameters in pieces, one forward that candle can walk back.
 
+#[cfg(test)]
+mod checks;
 #[expect(unsafe_code, reason = "inner loops in vector instructions, tasks that share one output")]
 mod cpu;
+#[cfg(any(test, feature = "cuda"))]
+#[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "parts that tests alone reach without a GPU"))]
+mod cuda;
 mod program;
 mod reference;
 mod sink;
 mod steps;
+mod vectors;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -18,6 +24,7 @@ use crate::rng::Rng;
 pub use cpu::Buffer;
 pub use program::{Builder, Init, Layer, Norm, Op, Parameter, Products, Program, Window};
 pub use sink::Sink;
+pub use vectors::{Drawn, Numbers, gpu, images, length, step};
 
 /// Raised when the CPU's kernels give other bits for the same input; a test holds them to it. Recorded with every result.
 pub const VERSION: u32 = 2;
@@ -69,10 +76,15 @@ pub trait Network: Send + Sync {
     fn is_reference(&self) -> bool;
 }
 
-/// The fastest network there is for the device and type: own kernels for f32 on the CPU, the reference elsewhere.
-#[must_use]
-pub fn network(program: &Arc<Program>, device: &Device, dtype: DType) -> Arc<dyn Network> {
-    if device.is_cpu() && dtype == DType::F32 { Arc::new(cpu::Cpu::new(program.clone())) } else { reference(program) }
+/// The fastest network there is for the device and type: own kernels for f32 on the CPU and on CUDA devices, the reference
+/// elsewhere.
+pub fn network(program: &Arc<Program>, device: &Device, dtype: DType) -> Result<Arc<dyn Network>> {
+    Ok(match device {
+        Device::Cpu if dtype == DType::F32 => Arc::new(cpu::Cpu::new(program.clone())),
+        #[cfg(feature = "cuda")]
+        Device::Cuda(device) if dtype == DType::F32 => Arc::new(cuda::Cuda::new(program.clone(), cuda::of(device)?)),
+        _ => reference(program),
+    })
 }
 
 /// The slow twin, on any device, f32 or f64.

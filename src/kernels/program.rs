@@ -5,7 +5,7 @@ use std::ops::Range;
 use crate::error::{Error, Result};
 
 /// A square window that slides over an image.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Window {
     pub kernel: usize,
     pub stride: usize,

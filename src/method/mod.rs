@@ -60,7 +60,7 @@ impl<'a> Scene<'a> {
     pub fn trainer<'b>(&'b self, student: &'b mut Model, recipe: &Recipe, steps: usize) -> Result<Trainer<'b>> {
         let trainer = Trainer::new(student, recipe, steps, self.mask.clone(), self.desk)?;
         match self.ssl.and_then(Ssl::trained) {
-            Some(head) => Ok(trainer.with("head", head.copy()?, recipe)),
+            Some(head) => trainer.with("head", head.copy()?, recipe),
             None => Ok(trainer),
         }
     }

@@ -12,5 +12,7 @@ pub mod schedule;
 pub mod transform;
 pub mod view;
 
+/// The device that a user asks for.
+pub use crate::kernels::gpu;
 /// Which bits the CPU's kernels give; recorded with every result.
 pub use crate::kernels::{VERSION as KERNELS, bf16_tiles};

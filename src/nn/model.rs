@@ -18,10 +18,9 @@ use candle_core::{DType, Device, Tensor, Var};
 use super::arch::Arch;
 use super::init;
 use crate::error::{Error, Result, listed};
-pub use crate::kernels::Buffer;
 use crate::kernels::{self, Mode, Moments, Network, Program, Sink};
 use crate::rng::Rng;
-pub use gradient::{gradients, gradients_of};
+pub use gradient::{Gradient, gradients, gradients_of};
 pub use pass::{Pass, Statistics};
 pub use teacher::Teacher;
 
@@ -97,7 +96,7 @@ impl Model {
         stats: Vec<Tensor>,
         device: &Device,
     ) -> Result<Self> {
-        let network = kernels::network(&program, device, DType::F32);
+        let network = kernels::network(&program, device, DType::F32)?;
         let spans = program
             .parameters
             .iter()
@@ -112,7 +111,7 @@ impl Model {
     /// The same weights on other kernels.
     pub fn with_backend(self, backend: Backend) -> Result<Self> {
         let network = match backend {
-            Backend::Fast => kernels::network(&self.program, &self.device, self.dtype),
+            Backend::Fast => kernels::network(&self.program, &self.device, self.dtype)?,
             Backend::Reference => kernels::reference(&self.program),
         };
         let pieces = cut(&self.theta_tensor()?, network.as_ref())?;
@@ -124,7 +123,7 @@ impl Model {
         if !matches!(dtype, DType::F32 | DType::F64) {
             return Err(Error::invalid(format!("networks run in f32 or f64, not {dtype:?}")));
         }
-        let network = kernels::network(&self.program, &self.device, dtype);
+        let network = kernels::network(&self.program, &self.device, dtype)?;
         let pieces = cut(&self.theta_tensor()?.to_dtype(dtype)?, network.as_ref())?;
         let stats = self.stats.iter().map(|set| Ok(set.to_dtype(dtype)?)).collect::<Result<_>>()?;
         Ok(Self { network, dtype, pieces, stats, sink: Arc::default(), ..self })
@@ -354,6 +353,17 @@ impl Model {
                 self.set_theta(&theta)
             }
         }
+    }
+
+    /// Changes the parameters where they are, as one vector, without a copy on the device's own kernels.
+    pub fn update_in_place(&mut self, change: impl FnOnce(&Var) -> Result<()>) -> Result<()> {
+        self.sink.theta_changed();
+        if let [one] = self.pieces.as_slice() {
+            return change(one);
+        }
+        let theta = Var::from_tensor(&self.theta_tensor()?)?;
+        change(&theta)?;
+        self.set_theta_tensor(theta.as_tensor())
     }
 
     /// All batch-norm statistics, one vector: mean and variance of each batch norm, in the order of the layers.

@@ -2,6 +2,7 @@
 //! momentum, so that masked-out weights keep every bit and gather no momentum.
 
 mod device;
+mod optimizer;
 
 use std::collections::BTreeMap;
 
@@ -11,10 +12,12 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::error::{Error, Result};
+use crate::kernels::Numbers;
 use crate::settings::{Entry, Field, POSITIVE, SHARE, Type};
 use crate::wide::wide;
 
 pub use device::DeviceStepper;
+pub use optimizer::Optimizer;
 
 const SGD: Entry = Entry {
     name: "sgd",
@@ -215,25 +218,6 @@ fn each<T>(all: impl Iterator<Item = T>, mask: Option<&[f32]>, mut step: impl Fn
         None => all.for_each(step),
         Some(mask) => all.zip(mask).filter(|(_, open)| **open != 0.0).for_each(|(item, _)| step(item)),
     }
-}
-
-/// A rule's numbers at one step.
-enum Numbers {
-    Sgd {
-        rate: f64,
-        momentum: f64,
-        weight_decay: f64,
-        nesterov: bool,
-    },
-    /// g = gradient + decay w; w = keep w - size m / (sqrt(v) / root + eps).
-    Adam {
-        size: f64,
-        keep: f64,
-        betas: [f64; 2],
-        root: f64,
-        eps: f64,
-        decay: f64,
-    },
 }
 
 impl Rule {

@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use crate::data::{Images, Part};
 use crate::error::{Error, Result};
+use crate::kernels::{self, Drawn};
 use crate::rng::Rng;
 use crate::settings::{Entry, Field, NATURAL, Type};
 
@@ -72,6 +73,18 @@ impl Transform {
         Ok(Self { crop, flip, cutout: number("cutout")? })
     }
 
+    /// What happens to an image.
+    fn draw(self, index: u32, height: usize, width: usize, rng: &Rng) -> Drawn {
+        let mut draws = rng.clone();
+        draws.seek(u64::from(index) * DRAWS);
+        let mut shift =
+            || self.crop.map_or(0, |padding| draws.below(2 * u64::from(padding) + 1) as i64 - i64::from(padding));
+        let (down, right) = (shift(), shift());
+        let flip = self.flip && draws.chance(0.5);
+        let (rows, columns) = self.hole(index, height, width, rng);
+        Drawn { index, down, right, flip, rows, columns }
+    }
+
     /// The square that an image loses: rows and columns, inside the image.
     fn hole(self, index: u32, height: usize, width: usize, rng: &Rng) -> (Range<usize>, Range<usize>) {
         if self.cutout == 0 {
@@ -90,39 +103,45 @@ impl Transform {
     }
 }
 
-/// Images [B, C, H, W] in f32, (pixel / 255 - mean) / std after the transform; padding is black before that, what is cut
-/// out is 0 after it.
-pub fn batch(images: &Images, part: &Part, indices: &[u32], transform: Transform, rng: &Rng) -> Result<Tensor> {
+/// Images [B, C, H, W] in f32 on a device, (pixel / 255 - mean) / std after the transform; padding is black before that, what
+/// is cut out is 0 after it.
+pub fn batch(
+    images: &Images,
+    part: &Part,
+    indices: &[u32],
+    transform: Transform,
+    rng: &Rng,
+    device: &Device,
+) -> Result<Tensor> {
     let [channels, height, width] = images.size;
-    let length = images.image_len();
-    let mut values = vec![0.0_f32; indices.len() * length];
     let outside = indices.iter().find(|&&index| index as usize >= part.len());
     if let Some(index) = outside {
         return Err(Error::invalid(format!("there is no image {index} among {}", part.len())));
     }
-    values.par_chunks_mut(length.max(1)).zip(indices).for_each(|(out, &index)| {
-        let pixels = &part.pixels[index as usize * length..][..length];
-        let mut draws = rng.clone();
-        draws.seek(u64::from(index) * DRAWS);
-        let mut shift =
-            || transform.crop.map_or(0, |padding| draws.below(2 * u64::from(padding) + 1) as i64 - i64::from(padding));
-        let (down, right) = (shift(), shift());
-        let flip = transform.flip && draws.chance(0.5);
-        let (rows, columns) = transform.hole(index, height, width, rng);
+    let draw = |&index: &u32| transform.draw(index, height, width, rng);
+    let drawn: Vec<Drawn> = indices.iter().map(draw).collect();
+    if let Some(x) = kernels::images(device, &part.pixels, &drawn, [&images.mean, &images.std], images.size)? {
+        return Ok(x);
+    }
+    let length = images.image_len();
+    let mut values = vec![0.0_f32; indices.len() * length];
+    values.par_chunks_mut(length.max(1)).zip(&drawn).for_each(|(out, drawn)| {
+        let pixels = &part.pixels[drawn.index as usize * length..][..length];
         for c in 0..channels {
             for y in 0..height {
                 for x in 0..width {
-                    let column = if flip { width - 1 - x } else { x } as i64 + right;
-                    let row = y as i64 + down;
+                    let column = if drawn.flip { width - 1 - x } else { x } as i64 + drawn.right;
+                    let row = y as i64 + drawn.down;
                     let inside = (0..height as i64).contains(&row) && (0..width as i64).contains(&column);
                     let at = (row * width as i64 + column) as usize * channels + c;
                     let pixel = if inside { f32::from(pixels[at]) / 255.0 } else { 0.0 };
-                    let cut = rows.contains(&y) && columns.contains(&x);
+                    let cut = drawn.rows.contains(&y) && drawn.columns.contains(&x);
                     let value = (pixel - images.mean[c]) / images.std[c];
                     out[(c * height + y) * width + x] = if cut { 0.0 } else { value };
                 }
             }
         }
     });
-    Ok(Tensor::from_vec(values, (indices.len(), channels, height, width), &Device::Cpu)?)
+    let x = Tensor::from_vec(values, (indices.len(), channels, height, width), &Device::Cpu)?;
+    Ok(x.to_device(device)?)
 }

@@ -77,7 +77,7 @@ impl Pretraining for SimClr {
         // No gradient reaches the last layer, but weight decay would.
         let mask = network.only(&["fc."])?.iter().map(|last| 1.0 - last).collect();
         let mut trainer = Trainer::new(network, &recipe, loader.steps(epochs), Some(mask), desk)?
-            .beside("head", &mut head, &recipe, None);
+            .beside("head", &mut head, &recipe, None)?;
         for epoch in 0..epochs {
             trainer.epoch(epoch, &loader, |crew, batch, _| {
                 let other = batch.view.as_ref().ok_or_else(|| Error::invalid("the batch has no second view"))?;

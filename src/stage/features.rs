@@ -56,8 +56,8 @@ impl Stage for FeaturesStage {
         for (name, part, indices) in &parts {
             let mut values = Vec::new();
             for chunk in indices.chunks(BATCH) {
-                let x = transform::batch(images, part, chunk, Transform::default(), &Rng::new(0))?;
-                let seen = self.look(&model, &x.to_device(context.device)?)?;
+                let x = transform::batch(images, part, chunk, Transform::default(), &Rng::new(0), context.device)?;
+                let seen = self.look(&model, &x)?;
                 width = seen.elem_count() / chunk.len();
                 values.extend(seen.flatten_all()?.to_vec1::<f32>()?);
                 done += chunk.len();

@@ -130,8 +130,8 @@ fn features(model: &Model, images: &Images, part: &Part, done: &mut usize, conte
     let width = model.arch().features()?;
     let mut values = Vec::with_capacity(indices.len() * width);
     for chunk in indices.chunks(BATCH) {
-        let x = transform::batch(images, part, chunk, Transform::default(), &Rng::new(0))?;
-        values.extend(model.features(&x.to_device(model.device())?)?.flatten_all()?.to_vec1::<f32>()?);
+        let x = transform::batch(images, part, chunk, Transform::default(), &Rng::new(0), model.device())?;
+        values.extend(model.features(&x)?.flatten_all()?.to_vec1::<f32>()?);
         *done += chunk.len();
         let total = images.train.len() + images.test.len();
         context.desk.progress(Progress { done: *done, total, loss: None, images: *done });

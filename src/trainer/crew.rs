@@ -4,15 +4,13 @@ use std::collections::BTreeMap;
 use std::ops::{Deref, DerefMut};
 
 use candle_core::{Device, Tensor};
-use rayon::prelude::*;
 use serde_json::{Value, json};
 
 use super::{Loss, Recipe};
 use crate::error::{Error, Result};
-use crate::nn::model::{Buffer, Model, gradients_of};
-use crate::nn::optim::Stepper;
+use crate::nn::model::{Gradient, Model, gradients_of};
+use crate::nn::optim::Optimizer;
 use crate::nn::schedule::{Course, Moment};
-use crate::wide::wide;
 
 /// What a step works on. It stands for its first model, the student: `crew.train(&x)` trains that one.
 pub struct Crew<'a> {
@@ -28,7 +26,7 @@ struct Member<'a> {
     /// Before its names in a checkpoint; empty for the student.
     prefix: String,
     model: Held<'a>,
-    stepper: Stepper,
+    optimizer: Optimizer,
     course: Course,
     /// Whether it had to move in any step: a gradient was more than zero, or was allowed to be none.
     moved: bool,
@@ -76,17 +74,25 @@ impl DerefMut for Crew<'_> {
 }
 
 impl<'a> Crew<'a> {
-    pub(super) fn new(student: &'a mut Model, recipe: &Recipe, mask: Option<Vec<f32>>) -> Self {
-        let member = Member::new(String::new(), Held::Lent(student), recipe, mask);
-        Self { members: vec![member], at: Moment { step: 0, steps: 0, epoch: 0 }, index: 0, norms: Vec::new() }
+    pub(super) fn new(student: &'a mut Model, recipe: &Recipe, mask: Option<Vec<f32>>) -> Result<Self> {
+        let members = vec![Member::new(String::new(), Held::Lent(student), recipe, mask)?];
+        Ok(Self { members, at: Moment { step: 0, steps: 0, epoch: 0 }, index: 0, norms: Vec::new() })
     }
 
-    pub(super) fn join(&mut self, name: &str, model: &'a mut Model, recipe: &Recipe, mask: Option<Vec<f32>>) {
-        self.members.push(Member::new(format!("{name}."), Held::Lent(model), recipe, mask));
+    pub(super) fn join(
+        &mut self,
+        name: &str,
+        model: &'a mut Model,
+        recipe: &Recipe,
+        mask: Option<Vec<f32>>,
+    ) -> Result<()> {
+        self.members.push(Member::new(format!("{name}."), Held::Lent(model), recipe, mask)?);
+        Ok(())
     }
 
-    pub(super) fn take_in(&mut self, name: &str, model: Model, recipe: &Recipe) {
-        self.members.push(Member::new(format!("{name}."), Held::Own(Box::new(model)), recipe, None));
+    pub(super) fn take_in(&mut self, name: &str, model: Model, recipe: &Recipe) -> Result<()> {
+        self.members.push(Member::new(format!("{name}."), Held::Own(Box::new(model)), recipe, None)?);
+        Ok(())
     }
 
     /// Number 0 is the student, the others follow in the order in which they joined.
@@ -131,23 +137,23 @@ impl<'a> Crew<'a> {
             self.norms = self.look(loss, who)?;
         }
         let gradients = self.gradients(&total, who)?;
-        let lengths: Vec<f64> = gradients.iter().map(|gradient| length(gradient)).collect();
+        let lengths: Vec<f64> = gradients.iter().map(Gradient::length).collect::<Result<_>>()?;
         // Before anyone moves: the terms' own gradients are walked with the weights that the loss was made with.
         if let Some(&odd) = lengths.iter().find(|length| !length.is_finite()) {
             let of = |term: &Tensor| self.norm(term, who);
             return Err(self.diverged(loss, ("the gradient", odd), rate, &of));
         }
         for ((&number, gradient), length) in who.iter().zip(&gradients).zip(lengths) {
-            let Member { model, stepper, course, moved, stepped, .. } = &mut self.members[number];
+            let Member { model, optimizer, course, moved, stepped, .. } = &mut self.members[number];
             (*moved, *stepped) = (*moved || length > 0.0 || loss.may_rest, true);
             let (rate, momentum) = (course.rate(self.at), course.momentum(self.at));
-            model.update(|theta| stepper.step_with(theta, gradient, rate, momentum))?;
+            optimizer.step(model, gradient, rate, momentum)?;
             course.saw(value);
         }
         Ok(value)
     }
 
-    fn gradients(&self, loss: &Tensor, who: &[usize]) -> Result<Vec<Buffer>> {
+    fn gradients(&self, loss: &Tensor, who: &[usize]) -> Result<Vec<Gradient>> {
         let models: Vec<&Model> = who.iter().map(|&number| self.model(number)).collect();
         gradients_of(loss, &models)
     }
@@ -169,7 +175,10 @@ impl<'a> Crew<'a> {
     /// The length of a term's gradient over all models.
     fn norm(&self, term: &Tensor, who: &[usize]) -> Result<f64> {
         match self.gradients(term, who) {
-            Ok(all) => Ok(all.iter().map(|gradient| length(gradient).powi(2)).sum::<f64>().sqrt()),
+            Ok(all) => {
+                let squares = all.iter().map(|gradient| Ok(gradient.length()?.powi(2)));
+                Ok(squares.sum::<Result<f64>>()?.sqrt())
+            }
             Err(Error::NoGradient(_)) => Ok(0.0),
             Err(error) => Err(error),
         }
@@ -231,7 +240,7 @@ impl<'a> Crew<'a> {
     /// All that a checkpoint keeps.
     pub(super) fn tensors(&self) -> Result<BTreeMap<String, Tensor>> {
         let mut tensors = BTreeMap::new();
-        for Member { prefix, model, stepper, course, .. } in &self.members {
+        for Member { prefix, model, optimizer, course, .. } in &self.members {
             let theta = Tensor::from_vec(model.theta()?, model.len(), &Device::Cpu)?;
             tensors.insert(format!("{prefix}theta"), theta);
             for (name, tensor) in model.tensors()? {
@@ -239,7 +248,7 @@ impl<'a> Crew<'a> {
                     tensors.insert(format!("{prefix}running.{name}"), tensor);
                 }
             }
-            for (name, tensor) in stepper.state()? {
+            for (name, tensor) in optimizer.state()? {
                 tensors.insert(format!("{prefix}optimizer.{name}"), tensor);
             }
             for (name, tensor) in course.state()? {
@@ -263,12 +272,12 @@ impl<'a> Crew<'a> {
     }
 
     pub(super) fn load(&mut self, tensors: &BTreeMap<String, Tensor>) -> Result<()> {
-        for Member { prefix, model, stepper, course, .. } in &mut self.members {
+        for Member { prefix, model, optimizer, course, .. } in &mut self.members {
             let theta = tensors.get(&format!("{prefix}theta"));
             let theta = theta.ok_or_else(|| Error::invalid(format!("the checkpoint lacks {prefix}theta")))?;
             model.set_theta(&theta.to_vec1::<f32>()?)?;
             model.set_running(&part(tensors, &format!("{prefix}running.")))?;
-            stepper.load_state(&part(tensors, &format!("{prefix}optimizer.")))?;
+            optimizer.load_state(&part(tensors, &format!("{prefix}optimizer.")))?;
             course.load_state(&part(tensors, &format!("{prefix}schedule.")))?;
         }
         Ok(())
@@ -276,10 +285,10 @@ impl<'a> Crew<'a> {
 }
 
 impl<'a> Member<'a> {
-    fn new(prefix: String, model: Held<'a>, recipe: &Recipe, mask: Option<Vec<f32>>) -> Self {
-        let stepper = Stepper::new(recipe.optimizer.clone(), model.len(), mask);
+    fn new(prefix: String, model: Held<'a>, recipe: &Recipe, mask: Option<Vec<f32>>) -> Result<Self> {
+        let optimizer = Optimizer::new(recipe.optimizer.clone(), &model, mask)?;
         let course = Course::new(&recipe.schedule, recipe.lr);
-        Self { prefix, model, stepper, course, moved: false, stepped: false }
+        Ok(Self { prefix, model, optimizer, course, moved: false, stepped: false })
     }
 }
 
@@ -287,23 +296,4 @@ impl<'a> Member<'a> {
 pub(super) fn part(tensors: &BTreeMap<String, Tensor>, prefix: &str) -> BTreeMap<String, Tensor> {
     let named = tensors.iter();
     named.filter_map(|(name, t)| Some((name.strip_prefix(prefix)?.to_owned(), t.clone()))).collect()
-}
-
-/// Sums over pieces of fixed size, added up in their order.
-fn length(gradient: &[f32]) -> f64 {
-    gradient.par_chunks(1 << 14).map(squares).collect::<Vec<f64>>().iter().sum::<f64>().sqrt()
-}
-
-wide! {
-    /// Their sum, in lanes, so that an addition need not wait for the one before.
-    fn squares(values: &[f32]) -> f64 {
-        let (chunks, rest) = values.as_chunks::<16>();
-        let mut lanes = [0.0_f64; 16];
-        for chunk in chunks {
-            for (lane, value) in lanes.iter_mut().zip(chunk) {
-                *lane += f64::from(*value) * f64::from(*value);
-            }
-        }
-        lanes.iter().sum::<f64>() + rest.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>()
-    }
 }

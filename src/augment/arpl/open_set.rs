@@ -55,7 +55,7 @@ pub fn note(
         let mut answers = Answers::default();
         for some in indices.chunks(BATCH) {
             halt()?;
-            let x = transform::batch(images, &images.test, some, Transform::default(), &Rng::new(0))?;
+            let x = transform::batch(images, &images.test, some, Transform::default(), &Rng::new(0), network.device())?;
             answers.see(&network.features(&x)?, points)?;
         }
         Ok(answers)

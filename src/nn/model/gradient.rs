@@ -1,10 +1,66 @@
 //! Gradients by whole models: one vector each, as long as theta.
 
-use candle_core::{DType, Tensor};
+use std::borrow::Cow;
+
+use candle_core::{DType, Device, Tensor};
+use rayon::prelude::*;
 
 use super::Model;
 use crate::error::{Error, Result};
-use crate::kernels::Buffer;
+use crate::kernels::{self, Buffer};
+use crate::wide::wide;
+
+/// The gradient of a loss, as long as a model's theta, in f32.
+#[derive(Debug)]
+pub enum Gradient {
+    /// In main memory.
+    Host(Buffer),
+    /// On the model's device.
+    Device(Tensor),
+}
+
+impl Gradient {
+    /// Its euclidean length; squares are summed in f64.
+    pub fn length(&self) -> Result<f64> {
+        match self {
+            // over pieces of fixed size, added up in their order
+            Gradient::Host(values) => {
+                Ok(values.par_chunks(1 << 14).map(squares).collect::<Vec<f64>>().iter().sum::<f64>().sqrt())
+            }
+            Gradient::Device(tensor) => kernels::length(tensor),
+        }
+    }
+
+    /// In main memory.
+    pub fn host(&self) -> Result<Cow<'_, [f32]>> {
+        Ok(match self {
+            Gradient::Host(values) => Cow::Borrowed(values),
+            Gradient::Device(tensor) => Cow::Owned(tensor.to_vec1()?),
+        })
+    }
+
+    /// On a device.
+    pub fn on(&self, device: &Device) -> Result<Tensor> {
+        Ok(match self {
+            Gradient::Host(values) => Tensor::from_slice(values, values.len(), device)?,
+            Gradient::Device(tensor) => tensor.to_device(device)?,
+        })
+    }
+}
+
+wide! {
+    /// Their sum, in lanes, so that an addition need not wait for the one before.
+    fn squares(values: &[f32]) -> f64 {
+        let (chunks, rest) = values.as_chunks::<16>();
+        let mut lanes = [0.0_f64; 16];
+        for chunk in chunks {
+            for (lane, value) in lanes.iter_mut().zip(chunk) {
+                *lane += f64::from(*value) * f64::from(*value);
+            }
+        }
+        lanes.iter().sum::<f64>() + rest.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>()
+    }
+}
 
 /// What one backward left for a model: from its own kernels, and by candle's graph.
 struct Found {
@@ -49,7 +105,7 @@ impl Model {
     /// The gradient of a loss, as one vector. A loss that reaches no parameter is an error.
     pub fn gradient(&self, loss: &Tensor) -> Result<Vec<f32>> {
         let all = gradients_of(loss, &[self])?;
-        Ok(all.iter().flat_map(|gradient| gradient.iter().copied()).collect())
+        all.first().map_or_else(|| Ok(Vec::new()), |gradient| Ok(gradient.host()?.into_owned()))
     }
 }
 
@@ -66,22 +122,26 @@ pub fn gradients<const N: usize>(loss: &Tensor, models: [&Model; N]) -> Result<[
     all.try_into().map_err(|_| Error::invalid("a model has no gradient"))
 }
 
-/// `gradients` of any number of models, as f32 in main memory.
-pub fn gradients_of(loss: &Tensor, models: &[&Model]) -> Result<Vec<Buffer>> {
+/// `gradients` of any number of models, as f32, each where its model is.
+pub fn gradients_of(loss: &Tensor, models: &[&Model]) -> Result<Vec<Gradient>> {
     let mut all = Vec::with_capacity(models.len());
     for (found, model) in walk(loss, models)?.into_iter().zip(models) {
+        if !model.device.is_cpu() {
+            all.push(Gradient::Device(found.by_graph(model)?.to_dtype(DType::F32)?));
+            continue;
+        }
         let graph = found.graph.iter().any(Option::is_some);
         let rest = match &found.own {
             Some(_) if !graph => Vec::new(),
             _ => found.by_graph(model)?.to_dtype(DType::F32)?.to_vec1()?,
         };
-        all.push(match found.own {
+        all.push(Gradient::Host(match found.own {
             None => Buffer::of(rest),
             Some(mut own) => {
                 own.iter_mut().zip(rest).for_each(|(sum, part)| *sum += part);
                 own
             }
-        });
+        }));
     }
     Ok(all)
 }

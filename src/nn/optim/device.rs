@@ -1,11 +1,13 @@
-//! The same rules on tensors, for parameters that live on an accelerator: a few operations each, nothing in place.
+//! The same rules on tensors, for parameters that live on an accelerator: one launch where the device has a kernel for it,
+//! else a few operations of candle.
 
 use std::collections::BTreeMap;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Device, Tensor, Var};
 
-use super::{Numbers, Rule, count};
+use super::{Rule, count};
 use crate::error::{Error, Result};
+use crate::kernels::{self, Numbers};
 
 /// A rule at work on one vector on any device.
 #[derive(Clone, Debug)]
@@ -15,8 +17,8 @@ pub struct DeviceStepper {
     /// Adam's; of length 0 for SGD.
     second: Tensor,
     steps: u64,
-    /// True where a weight moves.
-    open: Option<Tensor>,
+    /// Not 0 where a weight moves.
+    mask: Option<Tensor>,
 }
 
 impl DeviceStepper {
@@ -24,11 +26,23 @@ impl DeviceStepper {
     pub fn new(rule: Rule, length: usize, mask: Option<&Tensor>, device: &Device) -> Result<Self> {
         let second = if matches!(rule, Rule::Sgd { .. }) { 0 } else { length };
         let zeros = |length: usize| Tensor::zeros(length, DType::F32, device);
-        let open = mask.map(|mask| mask.to_device(device)?.ne(&mask.to_device(device)?.zeros_like()?)).transpose()?;
-        Ok(Self { rule, first: zeros(length)?, second: zeros(second)?, steps: 0, open })
+        let mask = mask.map(|mask| mask.to_device(device)?.to_dtype(DType::F32)?.contiguous()).transpose()?;
+        Ok(Self { rule, first: zeros(length)?, second: zeros(second)?, steps: 0, mask })
     }
 
-    /// Theta after one step against the gradient; `momentum` as in `Stepper::step_with`.
+    /// Moves theta against the gradient, in place where the device can; `momentum` as in `Stepper::step_with`.
+    pub fn step_in_place(&mut self, theta: &Var, gradient: &Tensor, rate: f64, momentum: Option<f64>) -> Result<()> {
+        let numbers = self.rule.at(self.steps + 1, rate, momentum);
+        let state = [&self.first, &self.second];
+        if kernels::step(numbers, theta.as_tensor(), state, gradient, self.mask.as_ref())? {
+            self.steps += 1;
+            return Ok(());
+        }
+        let moved = self.step(&theta.as_detached_tensor(), gradient, rate, momentum)?;
+        Ok(theta.set(&moved)?)
+    }
+
+    /// Theta after one step against the gradient, by candle's operations.
     pub fn step(&mut self, theta: &Tensor, gradient: &Tensor, rate: f64, momentum: Option<f64>) -> Result<Tensor> {
         self.steps += 1;
         let (moved, first, second) = match self.rule.at(self.steps, rate, momentum) {
@@ -46,10 +60,11 @@ impl DeviceStepper {
                 (((theta * keep)? - ((&first * size)? / scale)?)?, first, second)
             }
         };
-        let Some(open) = &self.open else {
+        let Some(mask) = &self.mask else {
             (self.first, self.second) = (first, second);
             return Ok(moved);
         };
+        let open = mask.ne(&mask.zeros_like()?)?;
         self.first = open.where_cond(&first, &self.first)?;
         if second.elem_count() > 0 {
             self.second = open.where_cond(&second, &self.second)?;

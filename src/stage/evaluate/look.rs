@@ -21,8 +21,7 @@ pub(super) type Tell<'a> = dyn FnMut(usize) -> Result<()> + 'a;
 
 /// Images as they are, on the model's device.
 fn batch(model: &Model, images: &Images, part: &Part, indices: &[u32]) -> Result<Tensor> {
-    let x = transform::batch(images, part, indices, Transform::default(), &Rng::new(0))?;
-    Ok(x.to_device(model.device())?)
+    transform::batch(images, part, indices, Transform::default(), &Rng::new(0), model.device())
 }
 
 /// Row by row.

@@ -1,0 +1,167 @@
+//! A CUDA device: memory of its pool, launches on candle's stream, convolutions by cuDNN. Everything is done in the order of one
+//! stream, so memory may be freed as soon as nothing more is asked of it.
+
+use std::collections::HashMap;
+use std::fmt::Display;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use candle_core::cuda_backend::DeviceId;
+use candle_core::{CudaDevice, CudaStorage, Error, Result, Storage, Tensor};
+use cudarc::driver::{
+    CudaFunction, CudaModule, CudaSlice, CudaStream, DevicePtr, LaunchConfig, PushKernelArg, result, sys,
+};
+
+use super::dnn::Dnn;
+use super::machine::{Arg, Convolution, Grid, Kind, Machine, Makes, Memory};
+
+/// The kernels, compiled when the program was built.
+const PTX: &str = include_str!(concat!(env!("OUT_DIR"), "/kernels.ptx"));
+
+type Resident = (Weak<Vec<u8>>, Arc<Memory>);
+type Functions = HashMap<(&'static str, Kind), CudaFunction>;
+
+pub(super) struct Gpu {
+    device: CudaDevice,
+    stream: Arc<CudaStream>,
+    module: Arc<CudaModule>,
+    functions: Mutex<Functions>,
+    dnn: Mutex<Dnn>,
+    /// Data sets, as long as somebody has them.
+    residents: Mutex<Vec<Resident>>,
+}
+
+pub(super) fn wrong(error: impl Display) -> Error {
+    Error::msg(error)
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// From now on nothing is noted of who uses a tensor: there is one stream.
+pub(in crate::kernels) fn one_stream(device: &CudaDevice) {
+    // SAFETY: candle and the passes ask everything of the device's own stream, which does it in that order.
+    unsafe { device.disable_event_tracking() };
+}
+
+/// The one of candle's device.
+pub(in crate::kernels) fn of(device: &CudaDevice) -> Result<Arc<Gpu>> {
+    static KNOWN: Mutex<Vec<(DeviceId, Arc<Gpu>)>> = Mutex::new(Vec::new());
+    let mut known = locked(&KNOWN);
+    if let Some((_, gpu)) = known.iter().find(|(id, _)| *id == device.id()) {
+        return Ok(gpu.clone());
+    }
+    let gpu = Arc::new(Gpu::new(device)?);
+    known.push((device.id(), gpu.clone()));
+    Ok(gpu)
+}
+
+impl Gpu {
+    fn new(device: &CudaDevice) -> Result<Self> {
+        let stream = device.cuda_stream();
+        let context = stream.context();
+        // What is freed stays in the pool: the next step asks for the same again.
+        let mut all = u64::MAX;
+        // SAFETY: the attribute takes 64 bits.
+        unsafe {
+            let pool = result::device::get_default_mem_pool(context.cu_device()).map_err(wrong)?;
+            let threshold = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+            result::mem_pool::set_attribute(pool, threshold, (&raw mut all).cast()).map_err(wrong)?;
+        }
+        let module = context.load_module(PTX.into()).map_err(wrong)?;
+        let dnn = Mutex::new(Dnn::new(stream.clone())?);
+        let (functions, residents) = (Mutex::default(), Mutex::default());
+        Ok(Self { device: device.clone(), stream, module, functions, dnn, residents })
+    }
+
+    fn function(&self, name: &'static str, kind: Kind) -> Result<CudaFunction> {
+        let mut functions = locked(&self.functions);
+        if let Some(function) = functions.get(&(name, kind)) {
+            return Ok(function.clone());
+        }
+        let function = self.module.load_function(&format!("{name}{}", kind.ending())).map_err(wrong)?;
+        functions.insert((name, kind), function.clone());
+        Ok(function)
+    }
+
+    fn memory(&self, slice: CudaSlice<u8>) -> Memory {
+        let at = slice.device_ptr(&self.stream).0;
+        Memory { at, owner: Box::new(slice) }
+    }
+}
+
+impl Machine for Gpu {
+    fn lend(&self, bytes: usize) -> Result<Memory> {
+        // SAFETY: whoever asks for it writes it before it is read.
+        Ok(self.memory(unsafe { self.stream.alloc::<u8>(bytes.max(1)) }.map_err(wrong)?))
+    }
+
+    fn zeros(&self, bytes: usize) -> Result<Memory> {
+        Ok(self.memory(self.stream.alloc_zeros::<u8>(bytes.max(1)).map_err(wrong)?))
+    }
+
+    fn upload(&self, data: &[u8]) -> Result<Memory> {
+        Ok(self.memory(self.stream.clone_htod(data).map_err(wrong)?))
+    }
+
+    fn resident(&self, bytes: &Arc<Vec<u8>>) -> Result<Arc<Memory>> {
+        let mut residents = locked(&self.residents);
+        residents.retain(|(owner, _)| owner.strong_count() > 0);
+        if let Some((_, memory)) = residents.iter().find(|(owner, _)| owner.as_ptr() == Arc::as_ptr(bytes)) {
+            return Ok(memory.clone());
+        }
+        let memory = Arc::new(self.upload(bytes)?);
+        residents.push((Arc::downgrade(bytes), memory.clone()));
+        Ok(memory)
+    }
+
+    fn fetch(&self, memory: &Memory, count: usize) -> Result<Vec<f64>> {
+        let slice = memory.owner.downcast_ref::<CudaSlice<u8>>().ok_or_else(|| wrong("memory of another device"))?;
+        let bytes = self.stream.clone_dtoh(&slice.slice(..8 * count)).map_err(wrong)?;
+        Ok(bytes.as_chunks::<8>().0.iter().map(|bytes| f64::from_le_bytes(*bytes)).collect())
+    }
+
+    fn copy(&self, from: u64, to: u64, bytes: usize) -> Result<()> {
+        self.stream.context().bind_to_thread().map_err(wrong)?;
+        // SAFETY: the passes give addresses of memory that they hold.
+        unsafe { result::memcpy_dtod_async(to, from, bytes, self.stream.cu_stream()) }.map_err(wrong)
+    }
+
+    fn launch(&self, name: &'static str, kind: Kind, grid: Grid, args: &[Arg]) -> Result<()> {
+        let function = self.function(name, kind)?;
+        let mut builder = self.stream.launch_builder(&function);
+        for arg in args {
+            match arg {
+                Arg::At(number) | Arg::Count(number) => builder.arg(number),
+                Arg::Int(number) => builder.arg(number),
+                Arg::Float(number) => builder.arg(number),
+                Arg::Double(number) => builder.arg(number),
+            };
+        }
+        let three = |[across, down]: [usize; 2]| (across as u32, down as u32, 1);
+        let config = LaunchConfig { grid_dim: three(grid.blocks), block_dim: three(grid.threads), shared_mem_bytes: 0 };
+        // SAFETY: the arguments are those of the kernel, as the tests on the stand-in show; memory is the passes' own.
+        unsafe { builder.launch(config) }.map_err(|error| wrong(format!("{name}: {error}")))?;
+        Ok(())
+    }
+
+    fn convolve(&self, shape: Convolution, makes: Makes, at: [u64; 3], add: bool) -> Result<()> {
+        locked(&self.dnn).convolve(shape, makes, at, add)
+    }
+
+    fn storage(&self, memory: Memory, count: usize) -> Result<Storage> {
+        let lost = || wrong("memory of another device");
+        let bytes = *memory.owner.downcast::<CudaSlice<u8>>().map_err(|_| lost())?;
+        // SAFETY: the same memory, of at least so many f32, whose owner is the new slice alone.
+        let slice = unsafe { self.stream.upgrade_device_ptr::<f32>(bytes.leak(), count) };
+        Ok(Storage::Cuda(CudaStorage::wrap_cuda_slice(slice, self.device.clone())))
+    }
+
+    fn place(&self, tensor: &Tensor) -> Result<u64> {
+        let (storage, layout) = tensor.storage_and_layout();
+        let (Storage::Cuda(storage), Some((start, _))) = (&*storage, layout.contiguous_offsets()) else {
+            return Err(wrong("the GPU's network takes contiguous tensors of its device"));
+        };
+        Ok(storage.as_cuda_slice::<f32>()?.device_ptr(&self.stream).0 + 4 * start as u64)
+    }
+}

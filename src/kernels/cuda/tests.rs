@@ -1,0 +1,121 @@
+//! The passes over a network against the reference in f64, on a stand-in for a GPU.
+
+use candle_core::{DType, Device};
+
+use super::*;
+use crate::kernels::checks::{answer, normal, numbers, program, residual, run};
+use crate::kernels::{Drawn, Numbers, Products, reference};
+
+/// None where there is no C++ compiler, which is said.
+#[expect(clippy::print_stderr, reason = "a test that is skipped says so")]
+fn network(program: &Arc<Program>) -> Option<Cuda> {
+    let machine = emulated::machine();
+    if machine.is_none() {
+        eprintln!("skipped: no `c++` to compile the kernels with");
+    }
+    Some(Cuda::new(program.clone(), machine?))
+}
+
+fn largest(numbers: &[f64]) -> f64 {
+    numbers.iter().fold(0.0_f64, |a, b| a.max(b.abs()))
+}
+
+#[test]
+fn every_layer_is_like_the_reference_in_f64() {
+    let program = Arc::new(program());
+    let Some(network) = network(&program) else { return };
+    for batch in [1, 2, 7] {
+        let fast = run(&network, &program, batch, DType::F32);
+        let slow = run(reference(&program).as_ref(), &program, batch, DType::F64);
+        for (index, (fast, slow)) in fast.iter().zip(&slow).enumerate() {
+            let (fast, slow) = (numbers(fast), numbers(slow));
+            let off: Vec<f64> = fast.iter().zip(&slow).map(|(f, s)| f - s).collect();
+            assert!(largest(&off) <= 2e-5 * largest(&slow), "batch {batch}, result {index}: {}", largest(&off));
+        }
+    }
+}
+
+#[test]
+fn bf16_is_like_the_reference_in_f64() {
+    let program = Arc::new(Program { products: Products::Bf16, ..program() });
+    let Some(network) = network(&program) else { return };
+    // lengths of the differences over those of the results: a value at the edge of ReLU or max-pool goes either way
+    let limits = [0.006, 0.005, 0.005, 0.002, 0.12, 0.012];
+    let fast = run(&network, &program, 7, DType::F32);
+    let slow = run(reference(&program).as_ref(), &program, 7, DType::F64);
+    for (index, (fast, slow)) in fast.iter().zip(&slow).enumerate() {
+        let (fast, slow) = (numbers(fast), numbers(slow));
+        let length = |x: &mut dyn Iterator<Item = f64>| x.map(|x| x * x).sum::<f64>().sqrt();
+        let off = length(&mut fast.iter().zip(&slow).map(|(f, s)| f - s)) / length(&mut slow.iter().copied());
+        assert!(off <= limits[index], "result {index}: {off}");
+    }
+}
+
+#[test]
+fn running_statistics_and_residuals_answer_like_the_reference() {
+    for (products, limit) in [(Products::Direct, 1e-5), (Products::Bf16, 0.01)] {
+        let program = Arc::new(Program { products, ..residual() });
+        let Some(network) = network(&program) else { return };
+        let truth = answer(reference(&program).as_ref(), &program, DType::F64, false);
+        for tracked in [false, true] {
+            let found = answer(&network, &program, DType::F32, tracked);
+            let off: Vec<f64> = found.iter().zip(&truth).map(|(f, t)| f - t).collect();
+            assert!(largest(&off) <= limit * largest(&truth), "{products:?}, tracked {tracked}: {}", largest(&off));
+        }
+    }
+}
+
+/// What optimisers and images ask of a device, with the bits of the CPU's.
+#[test]
+fn steps_lengths_and_images_are_those_of_the_cpu() {
+    let Some(machine) = emulated::machine() else { return };
+    let vector = |seed: u64| normal(1001, seed, 0.1);
+    let tensor = |values: &[f32]| Tensor::from_slice(values, values.len(), &Device::Cpu).unwrap();
+    let length = length(&*machine, &tensor(&vector(1))).unwrap();
+    let truth = vector(1).iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
+    assert!((length - truth).abs() < 1e-12 * truth, "{length} {truth}");
+    let mask: Vec<f32> = (0..1001).map(|place| f32::from(place % 3 != 0)).collect();
+    let sgd = Numbers::Sgd { rate: 0.05, momentum: 0.9, weight_decay: 0.1, nesterov: true };
+    let adam = Numbers::Adam { size: 0.05, keep: 0.99, betas: [0.9, 0.99], root: 0.3, eps: 1e-8, decay: 0.1 };
+    for numbers in [sgd, adam] {
+        let (mut theta, mut first, mut second) = (vector(2), vec![0.0_f32; 1001], vec![0.0_f32; 1001]);
+        let on_device = [&theta, &first, &second].map(|values| tensor(values));
+        for turn in 1..=3 {
+            let gradient = vector(2 + turn);
+            for place in (0..1001).filter(|place| place % 3 != 0) {
+                let (w, m, v) = (&mut theta[place], &mut first[place], &mut second[place]);
+                let g = gradient[place] + 0.1 * *w;
+                if matches!(numbers, Numbers::Sgd { .. }) {
+                    *m = 0.9 * *m + g;
+                    *w -= 0.05 * (g + 0.9 * *m);
+                } else {
+                    *m = 0.9 * *m + (1.0 - 0.9_f64) as f32 * g;
+                    *v = 0.99 * *v + (1.0 - 0.99_f64) as f32 * g * g;
+                    *w = *w * 0.99 - 0.05 * *m / (v.sqrt() / 0.3 + 1e-8);
+                }
+            }
+            let [moved, one, two] = &on_device;
+            step(&*machine, numbers, moved, [one, two], &tensor(&gradient), Some(&tensor(&mask))).unwrap();
+            assert_eq!(moved.to_vec1::<f32>().unwrap(), theta, "{numbers:?}, step {turn}");
+        }
+    }
+    let pixels: Vec<u8> = (0..3 * 5 * 4 * 2).map(|at| (at * 7) as u8).collect();
+    let (pixels, size) = (Arc::new(pixels), [2, 5, 4]);
+    let drawn = [
+        Drawn { index: 2, down: -1, right: 2, flip: true, rows: 0..2, columns: 1..4 },
+        Drawn { index: 0, down: 0, right: 0, flip: false, rows: 0..0, columns: 0..0 },
+    ];
+    let x = images(&*machine, &pixels, &drawn, [&[0.5, 0.4], &[0.2, 0.3]], size).unwrap();
+    assert_eq!(x.dims(), [2, 2, 5, 4]);
+    // of the first: row 3, column 0 is row 2 and column 3 + 2, outside; column 3 is column 0 + 2
+    let at =
+        |index: usize, row: usize, column: usize, c: usize| f32::from(pixels[((index * 5 + row) * 4 + column) * 2 + c]);
+    let seen = |image: usize, c: usize, row: usize, column: usize| {
+        let place = ((image * 2 + c) * 5 + row) * 4 + column;
+        x.flatten_all().unwrap().to_vec1::<f32>().unwrap()[place]
+    };
+    assert_eq!(seen(0, 1, 3, 0), (0.0 - 0.4) / 0.3);
+    assert_eq!(seen(0, 1, 3, 3), (at(2, 2, 2, 1) / 255.0 - 0.4) / 0.3);
+    assert_eq!(seen(0, 0, 1, 2), 0.0);
+    assert_eq!(seen(1, 0, 4, 1), (at(0, 4, 1, 0) / 255.0 - 0.5) / 0.2);
+}
