@@ -4,6 +4,7 @@
     python3 benches/compare.py                  a few rows at batch 64
     python3 benches/compare.py --all            every row at batches 16, 64 and 256, torch.compile among PyTorch's modes
     python3 benches/compare.py --rows scrub,dcgan --batch 16,64 --turns 5 --json
+    python3 benches/compare.py --device cuda:0 --batch 64,1024      on a GPU (see benches/gpu.sh)
 
 Builds benches/steps.rs and runs it and benches/torch_twins.py alternately. In the first turn PyTorch runs in all modes;
 then only the best f32 mode of each measurement goes on, and the best of all. Recant runs in f32 and in bf16. Ratios are
@@ -37,9 +38,10 @@ def lines(words):
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
 
 
-def built():
+def built(device):
     """The program of benches/steps.rs."""
     words = ["cargo", "bench", "--locked", "--no-run", "--bench", "steps", "--message-format", "json"]
+    words += ["--features", "cuda"] if device.startswith("cuda") else []
     for line in lines(words):
         if line.get("executable") and line["target"]["name"] == "steps":
             return line["executable"]
@@ -60,6 +62,7 @@ def best(found, wanted):
 def measure(row, batch, program, options, modes):
     """Both sides in turn; gives a record for each of `train` and `eval`."""
     common = [row, "--batch", str(batch), "--width", str(options.width), "--seconds", str(options.seconds)]
+    common += ["--device", options.device]
     records, going, errors = {}, modes, []
     for turn in range(options.turns):
         def ours():
@@ -159,6 +162,8 @@ def main():
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=4.0, help="for each measurement")
     parser.add_argument("--width", type=int, default=64, help="of every network's first layer")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda:N")
+    parser.add_argument("--program", help="benches/steps.rs, built already")
     parser.add_argument("--json", action="store_true", help="one JSON object a line in place of the table")
     options = parser.parse_args()
     rows = options.rows.split(",") if options.rows else ROWS if options.all else FEW
@@ -169,9 +174,9 @@ def main():
     compiled = options.all if options.compile is None else options.compile
     version = torch_version()
     modes = EAGER + (COMPILED if compiled else []) if version else []
-    program, records = built(), []
+    program, records = options.program or built(options.device), []
     side = f"PyTorch {version}" if version else f"no PyTorch in {PYTHON}: only recant is timed"
-    print(f"{side}; {os.cpu_count()} cores, width {options.width}, {options.turns} turns", file=sys.stderr)
+    print(f"{side}; {options.device}, {os.cpu_count()} cores, width {options.width}, {options.turns} turns", file=sys.stderr)
     for row in rows:
         for batch in batches:
             for record in measure(row, batch, program, options, modes):

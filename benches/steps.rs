@@ -1,6 +1,6 @@
 //! One row of the benchmark matrix: steps as a recipe runs them, on random pixels of CIFAR-10's size. Prints one JSON
-//! object a measurement: `cargo bench --bench steps -- ROW [--batch 64] [--width 64] [--precision f32] [--seconds 4]`.
-//! benches/compare.py runs it and PyTorch in turn.
+//! object a measurement: `cargo bench --bench steps -- ROW [--batch 64] [--width 64] [--precision f32] [--seconds 4]
+//! [--device cpu]`. benches/compare.py runs it and PyTorch in turn.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -19,6 +19,7 @@ use recant::bench::{Bench, Speed, Stopwatch, memory};
 use recant::data::{Images, Part};
 use recant::error::{Error, Result, listed};
 use recant::nn::arch::{Arch, Precision, Shape};
+use recant::nn::gpu;
 use recant::nn::model::Model;
 use recant::nn::optim::Rule;
 use recant::nn::schedule::Schedule;
@@ -106,6 +107,7 @@ struct Options {
     width: usize,
     bf16: bool,
     budget: Duration,
+    device: Device,
 }
 
 /// Random pixels and labels, `batches` batches.
@@ -128,15 +130,15 @@ fn pixels(batches: usize, batch: usize) -> Result<Images> {
     Ok(images)
 }
 
-fn batches(images: &Arc<Images>, batch: usize) -> Loader {
+fn batches(images: &Arc<Images>, options: &Options) -> Loader {
     Loader::Drawn(Drawn {
         part: images.train.clone(),
         images: images.clone(),
         indices: (0..images.train.len() as u32).collect(),
-        batch,
+        batch: options.batch,
         transform: Transform::default(),
         rng: Rng::new(2),
-        device: Device::Cpu,
+        device: options.device.clone(),
         labels: None,
         views: None,
     })
@@ -153,7 +155,7 @@ fn of_recipe(row: &str, stage: &str, network: &str, options: &Options) -> Result
     let node = |name: &str| -> Result<NodeIndex> {
         plan.targets(&[name.to_owned()])?.first().copied().ok_or_else(|| Error::invalid(format!("no stage `{name}`")))
     };
-    let mut bench = Bench::new(&plan, &Device::Cpu, options.budget);
+    let mut bench = Bench::new(&plan, &options.device, options.budget);
     bench.put(node("images")?, Artifact::Images(images.clone()));
     let speed = bench.time(node(stage)?)?;
     let parameters = match bench.artifact(node(stage)?)? {
@@ -172,14 +174,14 @@ fn of_recipe(row: &str, stage: &str, network: &str, options: &Options) -> Result
     say(row, "train", parameters, &speed, options);
     if stage == "original" {
         let Some(arch) = bench.network(node(stage)?)? else { return Ok(()) };
-        evaluation(row, &Model::init(&arch, &Rng::new(0), &Device::Cpu)?, &images, options)?;
+        evaluation(row, &Model::init(&arch, &Rng::new(0), &options.device)?, &images, options)?;
     }
     Ok(())
 }
 
 fn evaluation(row: &str, model: &Model, images: &Arc<Images>, options: &Options) -> Result<()> {
     memory::forget_peak();
-    let loader = batches(images, options.batch);
+    let loader = batches(images, options);
     let watch = Stopwatch::new(options.budget);
     let epoch = loader.epoch(0);
     watch.steps(options.batch, |step| {
@@ -198,7 +200,7 @@ fn dcgan(options: &Options) -> Result<()> {
     let fresh = |name: &str, shape, classes, size| -> Result<Model> {
         let precision = if options.bf16 { Precision::Bf16 } else { Precision::F32 };
         let arch = Arch::build(name, shape, classes, size, &[], &[])?.with_precision(precision);
-        Model::init(&arch, &Rng::new(3).fork(name), &Device::Cpu)
+        Model::init(&arch, &Rng::new(3).fork(name), &options.device)
     };
     let mut points = fresh("points", Shape::ReciprocalPoints, 10, [1, 1, 1])?;
     let shape = Shape::DcganGenerator { width: options.width, side: 32 };
@@ -207,8 +209,8 @@ fn dcgan(options: &Options) -> Result<()> {
     let parameters = generator.len() + discriminator.len();
     let optimizer = Rule::Adam { betas: [0.5, 0.999], eps: 1e-8, weight_decay: 0.0 };
     let training = Training { lr: 0.0002, optimizer, schedule: Schedule::Constant { warmup: 0.0 } };
-    let (loader, watch, noises) = (batches(&images, options.batch), Stopwatch::new(options.budget), Rng::new(4));
-    let canvas = Canvas::new(&images, &Device::Cpu)?;
+    let (loader, watch, noises) = (batches(&images, options), Stopwatch::new(options.budget), Rng::new(4));
+    let canvas = Canvas::new(&images, &options.device)?;
     memory::forget_peak();
     // the crew's order is the augmenter's: a classifier with its points come first, and rest here
     let mut trainer = Trainer::new(&mut points, &training, usize::MAX, None, &watch)?
@@ -218,7 +220,7 @@ fn dcgan(options: &Options) -> Result<()> {
     let numbers: Vec<u64> = (0..options.batch as u64).collect();
     let ended = (0..usize::MAX).try_for_each(|epoch| {
         trainer.rounds(epoch, &loader, |crew, batch, index| {
-            let noise = noise(100, &noises.at(epoch as u64).at(index as u64), &numbers, &Device::Cpu)?;
+            let noise = noise(100, &noises.at(epoch as u64).at(index as u64), &numbers, &options.device)?;
             let fake = crew.model_mut(GENERATOR).train(&noise)?.logits;
             discriminate(crew, &canvas.pixels(&batch.x)?, &fake.detach())?;
             deceive(crew, &fake, None)
@@ -245,15 +247,26 @@ fn say(row: &str, what: &str, parameters: usize, speed: &Speed, options: &Option
         "images_per_second": speed.images_per_second,
         "step_seconds": speed.step_seconds,
         "steps": speed.steps,
-        "peak_bytes": speed.peak_bytes,
+        // of main memory
+        "peak_bytes": speed.peak_bytes.filter(|_| options.device.is_cpu()),
     });
     println!("{line}");
 }
 
 fn run(words: &[String]) -> Result<()> {
-    let (mut row, mut options) = (None, Options { batch: 64, width: 64, bf16: false, budget: Duration::from_secs(4) });
+    let budget = Duration::from_secs(4);
+    let (mut row, mut options) = (None, Options { batch: 64, width: 64, bf16: false, budget, device: Device::Cpu });
     let mut words = words.iter();
     while let Some(word) = words.next() {
+        if word == "--device" {
+            options.device = match words.next().map(|name| name.split(':').collect::<Vec<_>>()).as_deref() {
+                Some(["cpu"]) => Device::Cpu,
+                Some(["cuda"]) => gpu(0)?,
+                Some(["cuda", index]) => gpu(index.parse().unwrap_or(0))?,
+                _ => return Err(Error::Usage("`--device` takes cpu or cuda:N".to_owned())),
+            };
+            continue;
+        }
         if word == "--precision" {
             options.bf16 = match words.next().map(String::as_str) {
                 Some("f32") => false,

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The PyTorch side of benches/compare.py: the networks and steps of benches/steps.rs, layer for layer.
 
-    python3 benches/torch_twins.py ROW [--batch 64] [--width 64] [--seconds 4] [--modes "f32,bf16 channels_last"]
+    python3 benches/torch_twins.py ROW [--batch 64] [--width 64] [--seconds 4] [--modes "f32,bf16 channels_last"] [--device cuda]
 
 Prints one JSON object a measurement: a mode that fails says so in `error`. `parameters` lets compare.py check that both
 sides have the same network.
@@ -40,7 +40,8 @@ class Mode:
         return torch.compile(network) if self.compiled else network
 
     def autocast(self):
-        return torch.autocast("cpu", dtype=torch.bfloat16) if self.bf16 else contextlib.nullcontext()
+        device = torch.get_default_device().type
+        return torch.autocast(device, dtype=torch.bfloat16) if self.bf16 else contextlib.nullcontext()
 
 
 # networks
@@ -148,14 +149,21 @@ def fastest(kind, parameters, **settings):
 
 
 def timed(call, budget):
-    """Median seconds of at least three calls, after one that warms up, and how many there were."""
-    call()
+    """Median seconds of at least three calls, after some that warm up, and how many there were. On a GPU calls are asked for
+    ten at a time, and waited for."""
+    on_gpu = torch.get_default_device().type == "cuda"
+    many, wait = (10, torch.cuda.synchronize) if on_gpu else (1, lambda: None)
+    for _ in range(many):
+        call()
+    wait()
     times, begun = [], time.perf_counter()
     while len(times) < 3 or time.perf_counter() - begun < budget:
         start = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times), len(times)
+        for _ in range(many):
+            call()
+        wait()
+        times.append((time.perf_counter() - start) / many)
+    return statistics.median(times), many * len(times)
 
 
 def batches(batch, layout):
@@ -341,12 +349,17 @@ ROWS = {
 
 def forget_peak():
     gc.collect()
+    if torch.get_default_device().type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
     with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w") as file:
         file.write("5")
 
 
 def peak():
-    """Most bytes held since `forget_peak`, torch itself among them; workers of a loader are not."""
+    """Most bytes held since `forget_peak`, torch itself among them; workers of a loader are not. On a GPU its own."""
+    if torch.get_default_device().type == "cuda":
+        return torch.cuda.max_memory_reserved()
     with contextlib.suppress(OSError, IndexError), open("/proc/self/status") as file:
         return int(file.read().split("VmHWM:")[1].split()[0]) * 1024
     return None
@@ -359,8 +372,13 @@ def main():
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=4)
     parser.add_argument("--modes", default=",".join(EAGER))
+    parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
     torch.set_num_threads(CORES)
+    torch.set_default_device(options.device)
+    # the fastest ways, and TF32 wherever PyTorch has it
+    torch.backends.cudnn.benchmark = True
+    torch.set_float32_matmul_precision("high")
     for name in options.modes.split(","):
         torch.manual_seed(0)
         if "compile" in name:
