@@ -162,9 +162,11 @@ extern "C" __global__ void widen(const bf16* x, float* y, u64 n) {
 
 const int DEEP = 8;
 
+static __device__ int chunks_in(int rows, int chunk) { return rows / chunk + (rows % chunk != 0); }
+
 // act(chunk, channel, first row, end of rows) for each chunk and channel; the rows of a channel that there is not are none.
 template <typename Act> __device__ void chunks_of(int rows, int channels, int chunk, Act act) {
-    for (int part = blockIdx.y; (u64)part * chunk < rows; part += gridDim.y) {
+    for (int part = blockIdx.y; part < chunks_in(rows, chunk); part += gridDim.y) {
         for (int left = blockIdx.x * SIDE; left < channels; left += gridDim.x * SIDE) {
             const int c = left + threadIdx.x, first = part * chunk;
             const int end = rows - first < chunk ? rows : first + chunk;
@@ -212,7 +214,7 @@ KERNEL(moments, (const T* x, float* partial, int rows, int channels, int chunk),
 extern "C" __global__ void moments_end(const float* partial, float* mean, float* variance, int rows, int channels, int chunk) {
     walk(1, channels, [=](unsigned c) {
         return [=](u64) {
-            const int chunks = (rows + chunk - 1) / chunk;
+            const int chunks = chunks_in(rows, chunk);
             const double last = rows - (double)(chunks - 1) * chunk;
             double sum = 0, squares = 0;
 #pragma unroll 8
