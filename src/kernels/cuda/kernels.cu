@@ -5,8 +5,9 @@
 // has a fixed order, so the same launch gives the same bits. To be compiled with -fmad=false: optimisers and images then
 // have the bits of their twins on the CPU.
 //
-// Any grid gives the same result, a larger one sooner. Blocks are (32, 8) for `turn_*`, `moments_*`, `norm_sums_*` and
-// `column_sums_*`, 256 threads for `squares`, and any row of threads for the others.
+// Any size of the grid gives the same result, a larger one sooner. Blocks are (32, 8) for `turn_*` (a grid of three
+// dimensions) and for `moments_*`, `norm_sums_*` and `column_sums_*` (of two), 256 threads for `squares`, and any row of threads
+// for the others (of one, as for `squares`).
 //
 // No header but that of bf16, so that the tests can compile this very file for the CPU (tests/cuda/emulate.cpp).
 
