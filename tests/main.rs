@@ -11,6 +11,7 @@ mod arpl;
 mod augment;
 mod bench;
 mod checkpoints;
+mod cuda_kernels;
 mod damage;
 mod data;
 mod disk;

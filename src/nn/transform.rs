@@ -133,8 +133,8 @@ pub fn batch(
                     let column = if drawn.flip { width - 1 - x } else { x } as i64 + drawn.right;
                     let row = y as i64 + drawn.down;
                     let inside = (0..height as i64).contains(&row) && (0..width as i64).contains(&column);
-                    let at = (row * width as i64 + column) as usize * channels + c;
-                    let pixel = if inside { f32::from(pixels[at]) / 255.0 } else { 0.0 };
+                    let at = |row: usize, column: usize| (row * width + column) * channels + c;
+                    let pixel = if inside { f32::from(pixels[at(row as usize, column as usize)]) / 255.0 } else { 0.0 };
                     let cut = drawn.rows.contains(&y) && drawn.columns.contains(&x);
                     let value = (pixel - images.mean[c]) / images.std[c];
                     out[(c * height + y) * width + x] = if cut { 0.0 } else { value };

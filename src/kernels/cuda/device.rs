@@ -45,7 +45,7 @@ pub(in crate::kernels) fn one_stream(device: &CudaDevice) {
 }
 
 /// The one of candle's device.
-pub(in crate::kernels) fn of(device: &CudaDevice) -> Result<Arc<Gpu>> {
+pub(in crate::kernels) fn of(device: &CudaDevice) -> Result<Arc<dyn Machine>> {
     static KNOWN: Mutex<Vec<(DeviceId, Arc<Gpu>)>> = Mutex::new(Vec::new());
     let mut known = locked(&KNOWN);
     if let Some((_, gpu)) = known.iter().find(|(id, _)| *id == device.id()) {

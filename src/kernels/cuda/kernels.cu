@@ -5,8 +5,9 @@
 // has a fixed order, so the same launch gives the same bits. To be compiled with -fmad=false: optimisers and images then
 // have the bits of their twins on the CPU.
 //
-// Any grid gives the same result, a larger one sooner. Blocks are (32, 8) for `turn_*`, `moments_*`, `norm_sums_*` and
-// `column_sums_*`, 256 threads for `squares`, and any row of threads for the others.
+// Any size of the grid gives the same result, a larger one sooner. Blocks are (32, 8) for `turn_*` (a grid of three
+// dimensions) and for `moments_*`, `norm_sums_*` and `column_sums_*` (of two), 256 threads for `squares`, and any row of threads
+// for the others (of one, as for `squares`).
 //
 // No header but that of bf16, so that the tests can compile this very file for the CPU (tests/cuda/emulate.cpp).
 
@@ -162,9 +163,11 @@ extern "C" __global__ void widen(const bf16* x, float* y, u64 n) {
 
 const int DEEP = 8;
 
+static __device__ int chunks_in(int rows, int chunk) { return rows / chunk + (rows % chunk != 0); }
+
 // act(chunk, channel, first row, end of rows) for each chunk and channel; the rows of a channel that there is not are none.
 template <typename Act> __device__ void chunks_of(int rows, int channels, int chunk, Act act) {
-    for (int part = blockIdx.y; (u64)part * chunk < rows; part += gridDim.y) {
+    for (int part = blockIdx.y; part < chunks_in(rows, chunk); part += gridDim.y) {
         for (int left = blockIdx.x * SIDE; left < channels; left += gridDim.x * SIDE) {
             const int c = left + threadIdx.x, first = part * chunk;
             const int end = rows - first < chunk ? rows : first + chunk;
@@ -209,11 +212,11 @@ KERNEL(moments, (const T* x, float* partial, int rows, int channels, int chunk),
 
 // Mean and biased variance of all rows from those of chunks (Chan, Golub and LeVeque, Algorithms for computing the sample
 // variance, 1983): the squares about the chunks' means, and those means about the mean of all, so nothing cancels.
-// seen: mean, then biased variance, 2 x channels; told: mean, then unbiased variance, for the running statistics.
+// seen: mean, then biased variance, 2 x channels; told: mean, then unbiased variance, for running statistics.
 extern "C" __global__ void moments_end(const float* partial, float* seen, float* told, int rows, int channels, int chunk) {
     walk(1, channels, [=](unsigned c) {
         return [=](u64) {
-            const int chunks = (rows + chunk - 1) / chunk;
+            const int chunks = chunks_in(rows, chunk);
             const double last = rows - (double)(chunks - 1) * chunk;
             double sum = 0, squares = 0;
 #pragma unroll 8

@@ -28,10 +28,6 @@ impl Value {
         Kind::of(self.half)
     }
 
-    pub(super) fn into_memory(self) -> Memory {
-        self.memory
-    }
-
     pub(super) fn count(&self) -> Arg {
         Arg::Count(self.len as u64)
     }
