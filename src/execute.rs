@@ -162,6 +162,15 @@ struct Held {
     told: Option<(Instant, String)>,
 }
 
+/// Where more stages wait than there are cores, each gets on faster on one core than all do on all: nobody waits for another's
+/// part of a step. No result depends on it.
+fn on_one_core<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    match rayon::ThreadPoolBuilder::new().num_threads(1).build() {
+        Ok(pool) => pool.install(work),
+        Err(_) => work(),
+    }
+}
+
 impl Run<'_> {
     fn needed(&self, targets: &[NodeIndex]) -> BTreeSet<NodeIndex> {
         let forced: BTreeSet<&str> =
@@ -192,6 +201,7 @@ impl Run<'_> {
         let mut claims: BTreeMap<NodeIndex, Arc<Claim>> = BTreeMap::new();
         let mut damaged = Vec::new();
         let (beat, mut beaten) = (beat(), Instant::now());
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let (send, receive) = mpsc::channel::<(NodeIndex, Result<Outcome>)>();
         std::thread::scope(|scope| {
             loop {
@@ -200,7 +210,8 @@ impl Run<'_> {
                 let mut ready: Vec<NodeIndex> =
                     waiting.iter().copied().filter(|&node| self.is_ready(node, &unfinished)).collect();
                 ready.sort_by_key(|node| (std::cmp::Reverse(self.heights.get(node)), *node));
-                for node in ready {
+                let many = ready.len();
+                for (index, node) in ready.into_iter().enumerate() {
                     if halted || self.summary.locked || claims.len() >= options.jobs.max(1) {
                         break;
                     }
@@ -223,10 +234,12 @@ impl Run<'_> {
                             let failed = &self.failed;
                             let without: BTreeSet<NodeIndex> =
                                 plan.inputs(node).map(|(_, input)| input).filter(|it| failed.contains(it)).collect();
+                            let alone = many - index > cores;
                             scope.spawn(move || {
                                 let work =
                                     || work::work(plan, node, force, &without, store, options, (&claim, &resident));
-                                let result = std::panic::catch_unwind(AssertUnwindSafe(work));
+                                let run = || if alone { on_one_core(work) } else { work() };
+                                let result = std::panic::catch_unwind(AssertUnwindSafe(run));
                                 let result = result.unwrap_or_else(|panic| {
                                     let text = panic.downcast_ref::<String>().cloned();
                                     let text = text.or_else(|| panic.downcast_ref::<&str>().map(|&s| s.to_owned()));

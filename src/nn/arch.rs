@@ -88,7 +88,7 @@ const CONVOLUTION: Field = Field::or(
     "convolution",
     Type::Choice(&["winograd", "direct"]),
     "\"winograd\"",
-    "3x3 convolutions on the CPU: Winograd's algorithm where it is faster, or plain sums",
+    "3x3 convolutions on the CPU: Winograd's algorithm where it is faster, or plain sums; on a GPU, `direct` does without TF32",
 );
 /// Of networks that are part of a stage.
 pub const PRECISION: Field = Field::or(
