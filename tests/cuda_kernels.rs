@@ -341,8 +341,10 @@ fn moments_are_those_of_the_definition() {
         return;
     }
     for half in [false, true] {
-        for (rows, channels) in SIZES {
-            for chunk in [1, 16, 50, 1000] {
+        for ((rows, channels), chunks) in
+            SIZES.into_iter().zip([[1, 9], [1, 9], [7, 128], [1, 16], [50, 99], [64, 99], [16, 65]])
+        {
+            for chunk in chunks {
                 // far from 0: what cancels would show
                 let x: Vec<f32> = values(4, rows * channels, half).into_iter().map(|x| x + 100.0).collect();
                 let x: Vec<f32> = if half { x.into_iter().map(rounded).collect() } else { x };
