@@ -71,7 +71,7 @@ fn numbers(values: &[f32], half: bool) -> Arg {
     if !half {
         return floats(values);
     }
-    assert!(values.iter().all(|x| x.is_nan() || x.to_bits() & 0xffff == 0));
+    assert!(values.iter().all(|x| x.is_nan() || rounded(*x).to_bits() == x.to_bits()));
     Arg::Memory(values.iter().flat_map(|x| ((x.to_bits() >> 16) as u16).to_ne_bytes()).collect(), 2)
 }
 
@@ -709,7 +709,7 @@ fn max_pools_keep_the_first_of_equals() {
             }
             let g = values(21, pool.outs(), half);
             let (mut y, mut choice, mut below) = (Vec::new(), Vec::new(), vec![0.0_f64; pool.ins()]);
-            for out in 0..pool.outs() {
+            for (out, &g) in g.iter().enumerate() {
                 let mut best = (f32::NEG_INFINITY, 0);
                 for (place, from) in pool.window(out) {
                     if x[from] > best.0 {
@@ -719,7 +719,7 @@ fn max_pools_keep_the_first_of_equals() {
                 y.push(best.0);
                 choice.push(best.1);
                 for (place, from) in pool.window(out) {
-                    below[from] += if place == usize::from(best.1) { f64::from(g[out]) } else { 0.0 };
+                    below[from] += if place == usize::from(best.1) { f64::from(g) } else { 0.0 };
                 }
             }
             let args = pool.args(vec![numbers(&x, half), room_of(y.len(), half), bytes(&vec![9; y.len()])]);
