@@ -71,7 +71,7 @@ fn numbers(values: &[f32], half: bool) -> Arg {
     if !half {
         return floats(values);
     }
-    assert!(values.iter().all(|x| x.is_nan() || x.to_bits() & 0xffff == 0));
+    assert!(values.iter().all(|x| x.is_nan() || rounded(*x).to_bits() == x.to_bits()));
     Arg::Memory(values.iter().flat_map(|x| ((x.to_bits() >> 16) as u16).to_ne_bytes()).collect(), 2)
 }
 
@@ -341,8 +341,10 @@ fn moments_are_those_of_the_definition() {
         return;
     }
     for half in [false, true] {
-        for (rows, channels) in SIZES {
-            for chunk in [1, 16, 50, 1000] {
+        for ((rows, channels), chunks) in
+            SIZES.into_iter().zip([[1, 9], [1, 9], [7, 128], [1, 16], [50, 99], [64, 99], [16, 65]])
+        {
+            for chunk in chunks {
                 // far from 0: what cancels would show
                 let x: Vec<f32> = values(4, rows * channels, half).into_iter().map(|x| x + 100.0).collect();
                 let x: Vec<f32> = if half { x.into_iter().map(rounded).collect() } else { x };
@@ -714,7 +716,7 @@ fn max_pools_keep_the_first_of_equals() {
             }
             let g = values(21, pool.outs(), half);
             let (mut y, mut choice, mut below) = (Vec::new(), Vec::new(), vec![0.0_f64; pool.ins()]);
-            for out in 0..pool.outs() {
+            for (out, &g) in g.iter().enumerate() {
                 let mut best = (f32::NEG_INFINITY, 0);
                 for (place, from) in pool.window(out) {
                     if x[from] > best.0 {
@@ -724,7 +726,7 @@ fn max_pools_keep_the_first_of_equals() {
                 y.push(best.0);
                 choice.push(best.1);
                 for (place, from) in pool.window(out) {
-                    below[from] += if place == usize::from(best.1) { f64::from(g[out]) } else { 0.0 };
+                    below[from] += if place == usize::from(best.1) { f64::from(g) } else { 0.0 };
                 }
             }
             let args = pool.args(vec![numbers(&x, half), room_of(y.len(), half), bytes(&vec![9; y.len()])]);
