@@ -138,8 +138,9 @@ impl Machine for Gpu {
                 Arg::Double(number) => builder.arg(number),
             };
         }
-        let three = |[across, down]: [usize; 2]| (across as u32, down as u32, 1);
-        let config = LaunchConfig { grid_dim: three(grid.blocks), block_dim: three(grid.threads), shared_mem_bytes: 0 };
+        let [across, down, deep] = grid.blocks.map(|blocks| blocks as u32);
+        let [wide, high] = grid.threads.map(|threads| threads as u32);
+        let config = LaunchConfig { grid_dim: (across, down, deep), block_dim: (wide, high, 1), shared_mem_bytes: 0 };
         // SAFETY: the arguments are those of the kernel, as the tests on the stand-in show; memory is the passes' own.
         unsafe { builder.launch(config) }.map_err(|error| wrong(format!("{name}: {error}")))?;
         Ok(())

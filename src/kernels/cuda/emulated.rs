@@ -102,8 +102,8 @@ impl Machine for Emulated {
     fn launch(&self, name: &'static str, kind: Kind, grid: Grid, args: &[Arg]) -> Result<()> {
         type Launch = unsafe extern "C" fn(*const u32, *const u32, *const *const u8) -> i32;
         let symbol = format!("launch_{name}{}", kind.ending());
-        let three = |[across, down]: [usize; 2]| [across as u32, down as u32, 1];
-        let (blocks, threads) = (three(grid.blocks), three(grid.threads));
+        let blocks = grid.blocks.map(|blocks| blocks as u32);
+        let threads = [grid.threads[0] as u32, grid.threads[1] as u32, 1];
         let bytes: Vec<[u8; 8]> = args
             .iter()
             .map(|arg| match *arg {

@@ -55,27 +55,28 @@ impl Kind {
     }
 }
 
-/// Blocks and threads of a launch, across and down.
+/// Blocks and threads of a launch.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::kernels) struct Grid {
-    pub(super) blocks: [usize; 2],
+    pub(super) blocks: [usize; 3],
     pub(super) threads: [usize; 2],
 }
 
 impl Grid {
-    /// One element a thread, or several.
+    /// Some elements a thread: enough blocks for a large device, and few enough that a thread stays in its channel.
     pub(super) fn of(elements: usize) -> Self {
-        Self { blocks: [elements.div_ceil(256).clamp(1, 1 << 14), 1], threads: [256, 1] }
+        Self { blocks: [elements.div_ceil(256).clamp(1, 1 << 10), 1, 1], threads: [256, 1] }
     }
 
-    /// Squares of 32 x 32 across, images down: for turning rows to columns.
-    pub(super) fn turn([batch, channels, pixels]: [usize; 3]) -> Self {
-        Self { blocks: [channels.div_ceil(32) * pixels.div_ceil(32), batch.min(1 << 15)], threads: [32, 8] }
+    /// Squares of 32 x 32 columns and rows of each image: for turning rows to columns.
+    pub(super) fn turn(batch: usize, rows: usize, columns: usize) -> Self {
+        const MOST: usize = (1 << 16) - 1;
+        Self { blocks: [columns.div_ceil(32), rows.div_ceil(32).min(MOST), batch.min(MOST)], threads: [32, 8] }
     }
 
     /// Channels across, chunks of rows down: for sums over rows.
     pub(super) fn sums(channels: usize, chunks: usize) -> Self {
-        Self { blocks: [channels.div_ceil(32), chunks], threads: [32, 8] }
+        Self { blocks: [channels.div_ceil(32), chunks.min((1 << 16) - 1), 1], threads: [32, 8] }
     }
 }
 

@@ -76,14 +76,16 @@ fn chunk(rows: usize, channels: usize) -> usize {
 
 /// Batch x channels x pixels in f32 at `x` to batch x pixels x channels.
 fn turn_in(machine: &dyn Machine, x: u64, y: &Value, sizes: [usize; 3]) -> candle_core::Result<()> {
+    let [batch, channels, pixels] = sizes;
     let args = [&[Arg::At(x), y.at()], &sizes.map(forth::int)[..]].concat();
-    machine.launch("turn_in", y.kind(), Grid::turn(sizes), &args)
+    machine.launch("turn_in", y.kind(), Grid::turn(batch, channels, pixels), &args)
 }
 
 /// The way back.
 fn turn_out(machine: &dyn Machine, x: &Value, y: u64, sizes: [usize; 3]) -> candle_core::Result<()> {
+    let [batch, channels, pixels] = sizes;
     let args = [&[x.at(), Arg::At(y)], &sizes.map(forth::int)[..]].concat();
-    machine.launch("turn_out", x.kind(), Grid::turn(sizes), &args)
+    machine.launch("turn_out", x.kind(), Grid::turn(batch, pixels, channels), &args)
 }
 
 pub(super) struct Cuda {

@@ -53,7 +53,7 @@ pub(in crate::kernels) fn length(machine: &dyn Machine, vector: &Tensor) -> Resu
     let parts = count.div_ceil(PART);
     let sums = machine.lend(8 * parts)?;
     let args = [at(machine, &vector)?, Arg::At(sums.at), Arg::Count(count as u64), Arg::Count(PART as u64)];
-    machine.launch("squares", Kind::Only, Grid { blocks: [parts.max(1), 1], threads: [256, 1] }, &args)?;
+    machine.launch("squares", Kind::Only, Grid { blocks: [parts.max(1), 1, 1], threads: [256, 1] }, &args)?;
     Ok(machine.fetch(&sums, parts)?.iter().sum::<f64>().sqrt())
 }
 
