@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::collected;
 use crate::error::{Error, Mistake, Place, Result};
-use crate::recipe::{Declared, Mention, Recipe, SUGGESTED};
+use crate::recipe::{Declared, Mention, Recipe};
 use crate::settings::{Settings, Type};
 use crate::stage::StageKind;
 use crate::stage::evaluate::wants_reference;
@@ -86,6 +86,9 @@ pub(super) fn drafts<'r>(recipe: &'r Recipe, evaluate: &'static StageKind) -> Re
     }
     if mistakes.is_empty() { Ok(drafts) } else { Err(Error::Mistakes(mistakes)) }
 }
+
+/// Mistakes for which a name is sought that may have been meant: it takes as long as there are names.
+const SUGGESTED: usize = 100;
 
 /// Names that mean nothing, and stages of the wrong kind.
 fn wiring(

@@ -27,8 +27,8 @@ const TOP: &[&str] = &["recipe", "name", "about", "extends", "unset", "params", 
 /// Where references may stand.
 const REFERRING: &[&str] = &["stages", "defaults", "matrix"];
 
-/// Mistakes for which a name is sought that may have been meant: it takes as long as there are names.
-pub const SUGGESTED: usize = 100;
+/// Names that are looked at, in all, for those that unknown references may have meant.
+const COMPARED: usize = 1_000_000;
 
 /// A checked recipe.
 #[derive(Debug)]
@@ -189,7 +189,7 @@ fn param(
     }
     let name = path.strip_prefix("params.").unwrap_or(path);
     unknown.set(unknown.get() + 1);
-    let known = params.keys().copied().filter(|_| unknown.get() <= SUGGESTED);
+    let known = params.keys().copied().filter(|_| unknown.get().saturating_mul(params.len()) <= COMPARED);
     Err(match crate::error::nearest(name, known) {
         Some(near) => format!("did you mean `${{params.{near}}}`?"),
         None => "a reference is `${params.NAME}`, with NAME set under [params], or `${matrix.AXIS}`".to_owned(),
