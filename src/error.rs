@@ -169,6 +169,15 @@ pub fn listed<S: AsRef<str>>(words: &[S], last: &str) -> String {
     }
 }
 
+/// A word, or the beginning of a very long one: it may stand in very many messages.
+#[must_use]
+pub fn short(word: &str) -> String {
+    if word.len() <= LONGEST {
+        return word.to_owned();
+    }
+    word.chars().take(LONGEST / 4).chain("..".chars()).collect()
+}
+
 /// Longer words are not compared.
 const LONGEST: usize = 200;
 

@@ -199,15 +199,15 @@ fn picture(number: usize, side: u32) -> DynamicImage {
     RgbImage::from_fn(side, side, pixel).into()
 }
 
-/// A file as Hugging Face's library writes it, two rows a group.
-fn parquet(path: &Path, image: &str, label: &str, rows: &[(Vec<u8>, i64)]) {
+/// A file as Hugging Face's library writes it, two rows a group, or a thousand where there are many.
+pub fn parquet(path: &Path, image: &str, label: &str, rows: &[(Vec<u8>, i64)]) {
     let schema = format!(
         "message schema {{ optional group {image} {{ optional binary bytes; optional binary path (STRING); }} \
          optional int64 {label}; }}"
     );
     let schema = Arc::new(parquet::schema::parser::parse_message_type(&schema).unwrap());
     let mut writer = SerializedFileWriter::new(fs::File::create(path).unwrap(), schema, Arc::default()).unwrap();
-    for rows in rows.chunks(2) {
+    for rows in rows.chunks(if rows.len() < 1000 { 2 } else { 1000 }) {
         let mut group = writer.next_row_group().unwrap();
         let (deep, flat) = (vec![2; rows.len()], vec![1; rows.len()]);
         let bytes: Vec<ByteArray> = rows.iter().map(|(bytes, _)| bytes.clone().into()).collect();

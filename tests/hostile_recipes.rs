@@ -189,3 +189,98 @@ fn files_that_never_end_are_refused() {
     assert_eq!(output.status.code(), Some(1));
     assert!(err(&output).contains("it is no file"), "{}", err(&output));
 }
+
+/// One of these values is looked up very often.
+fn excluding(values: &str, exclude: &str) -> String {
+    let split = "[stages.s]\nkind = \"split\"\ndata = \"images\"\nforget = { share = 0.1 }\nseed = \"${matrix.a}\"\n";
+    format!("[matrix]\na = {values}\nexclude = [{{ a = [{exclude}] }}]\n{IMAGES}{split}")
+}
+
+#[test]
+fn exclusions_name_as_many_values_as_they_like() {
+    refused(&excluding(&numbers(10_000), &"9999,".repeat(500_000)), "planned: 10000 stages");
+}
+
+#[test]
+fn exclusions_of_what_is_not_there_are_told_shortly() {
+    let long: Vec<String> = (0..20).map(|number| format!("\"{}{number}\"", "x".repeat(10_000))).collect();
+    refused(&excluding(&format!("[{}]", long.join(",")), &"0,".repeat(500_000)), "has no value 0");
+}
+
+#[test]
+fn references_are_looked_up_at_once() {
+    let params = (0..150_000).map(|number| format!("k{number} = 1\n")).collect::<Vec<_>>().concat();
+    let many = "\"${params.k149999}\",".repeat(80_000);
+    refused(&format!("[params]\n{params}[defaults]\nb = [{many}]\n{IMAGES}"), "reaches no stage");
+    let many = "\"${params.l149999}\",".repeat(80_000);
+    refused(&format!("[params]\n{params}[defaults]\nb = [{many}]\n{IMAGES}"), "refers to nothing");
+}
+
+#[test]
+fn many_small_bases_over_a_large_one_end() {
+    let params = (0..250_000).map(|number| format!("k{number} = 1\n")).collect::<Vec<_>>().concat();
+    let names = format!("\"large\", {}", "\"small\", ".repeat(10_000));
+    let files = |path: &Path| {
+        Some(match path.to_str()? {
+            "large" => format!("recipe = 1\n[params]\n{params}"),
+            "small" => "recipe = 1\n[params]\nk0 = 2\n".to_owned(),
+            _ => format!("recipe = 1\nextends = [{names}]\n{IMAGES}"),
+        })
+    };
+    let text = said(&files);
+    assert!(text.contains("with all that it extends"), "{}", text.chars().take(2000).collect::<String>());
+}
+
+#[test]
+fn large_variants_are_taken_in_at_once() {
+    let keys = (0..150_000).map(|number| format!("k{number} = 1\n")).collect::<Vec<_>>().concat();
+    let stage = "[stages.s]\nkind = \"split\"\ndata = \"images\"\nforget = { share = 0.1 }\nmerge = \"${matrix.a}\"\n";
+    refused(&format!("[matrix.a.v]\n{keys}{IMAGES}{stage}"), "unknown key `k0`");
+}
+
+#[test]
+fn lists_of_stages_that_are_not_there_are_told_shortly() {
+    let split = |n| format!("[stages.stage{n}]\nkind = \"split\"\ndata = \"images\"\nforget = {{ share = 0.1 }}\n");
+    let stages = (0..9000).map(split).collect::<Vec<_>>().concat();
+    let models = "\"stages00\",".repeat(150_000);
+    let table =
+        format!("[stages.t]\nkind = \"compare\"\ndata = \"stage0\"\nreference = \"stage1\"\nmodels = [{models}]\n");
+    refused(&format!("{IMAGES}{stages}{table}"), "there is no stage");
+    let models = "\"stage1\",".repeat(150_000);
+    let table =
+        format!("[stages.t]\nkind = \"compare\"\ndata = \"stage0\"\nreference = \"stage1\"\nmodels = [{models}]\n");
+    refused(&format!("{IMAGES}{stages}{table}"), "stage1");
+}
+
+#[test]
+fn very_long_names_are_not_said_very_often() {
+    let long = "y".repeat(1 << 20);
+    let keys: Vec<String> = (0..100_000).map(|number| format!("k{number} = 1\n")).collect();
+    refused(
+        &format!("[stages.{long}]\nkind = \"dataset\"\nsource = \"digits\"\n{}", keys.concat()),
+        "unknown key `k0`",
+    );
+    let exclude = "0,".repeat(300_000);
+    refused(&format!("[matrix]\n{long} = [1]\nexclude = [{{ {long} = [{exclude}] }}]\n{IMAGES}"), "has no value 0");
+}
+
+#[test]
+fn instances_do_not_multiply_what_their_inputs_axes_say() {
+    let long = "y".repeat(1 << 20);
+    let split = |name: &str, axis: &str, data: &str| {
+        format!(
+            "[stages.{name}]\nkind = \"split\"\ndata = \"{data}\"\nforget = {{ share = 0.1 }}\nseed = \"${{matrix.{axis}}}\"\n"
+        )
+    };
+    let train = "[stages.t]\nkind = \"train\"\ndata = \"s\"\non = \"retain\"\narch = \"mlp\"\nepochs = 1\nseed = \"${matrix.b}\"\n";
+    // A long value of an axis, said in the names of ten thousand instances that inherit it.
+    let variants = format!("[matrix.a.x{long}]\nseed = 1\n[matrix.a.y{long}]\nseed = 2\n");
+    let merged = split("s", "a", "images").replace("seed = \"${matrix.a}\"", "merge = \"${matrix.a}\"");
+    refused(&format!("{variants}[matrix]\nb = {}\n{IMAGES}{merged}{train}", numbers(4900)), "to too many bytes");
+    // A long setting of a stage that is multiplied by what it reads.
+    let models = format!("[stages.c]\nkind = \"checkpoint\"\npath = \"{long}\"\narch = \"mlp\"\ntrained_on = \"s\"\n");
+    refused(
+        &format!("[matrix]\nb = {}\n{IMAGES}{}{models}", numbers(9000), split("s", "b", "images")),
+        "to too many bytes",
+    );
+}

@@ -192,6 +192,36 @@ fn containers_that_share_a_folder_compute_each_stage_once() {
     }
 }
 
+/// Many clusters hide other users' processes (`hidepid`): not to be seen is not to be dead.
+#[test]
+#[expect(clippy::print_stderr, reason = "says why it is skipped")]
+fn a_run_that_another_user_may_not_see_is_not_taken_for_dead() {
+    let hidden = |words: &str| {
+        let mount = "mount -t proc -o hidepid=2 proc /proc && exec setpriv --reuid=65534 --regid=65534 --clear-groups ";
+        let mut command = unshare(&["--mount"])?;
+        command.args(["sh", "-c", &(mount.to_owned() + words), env!("CARGO_BIN_EXE_recant")]);
+        command.env_remove("RECANT_STORE").env_remove("RECANT_DATA");
+        Some(command)
+    };
+    // As nobody, who sees this process where nothing is hidden.
+    let sees = format!("test ! -e /proc/{}", std::process::id());
+    if !hidden(&sees).is_some_and(|mut command| command.output().is_ok_and(|output| output.status.success())) {
+        eprintln!("skipped: nobody can be hidden from here");
+        return;
+    }
+    let place = Place::new(&slow(100_000));
+    let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(place.folder.path(), open).unwrap();
+    let mut run = start(&place, "r.toml", &[]);
+    at_work(&place);
+    let mut command = hidden("\"$0\" store gc --max-size 0B").unwrap();
+    let output = command.current_dir(place.folder.path()).output();
+    run.kill().unwrap();
+    run.wait().unwrap();
+    let output = good(output.unwrap());
+    assert!(out(&output).contains("0 results of 0.000 MB and 0 leftovers would go"), "{}", out(&output));
+}
+
 /// Sets what it holds when it goes, also where an assertion failed.
 struct Ends<'a>(&'a AtomicBool);
 

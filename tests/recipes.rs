@@ -97,3 +97,45 @@ fn diff_shows_an_input_that_only_one_has() {
     let found = diff("scrub-simple.toml", "scrub-arpl.toml");
     assert!(found["differ"].as_array().unwrap().is_empty() && found["follow"][0] == "unlearned", "{found}");
 }
+
+/// A recipe of images with one `--set`.
+fn set(assignment: &str) -> recant::error::Result<recant::recipe::Recipe> {
+    let text = "recipe = 1\n[params]\nseed = 1\nlimit = 9\n[stages.images]\nkind = \"dataset\"\nsource = \"digits\"\n\
+        seed = \"${params.seed}\"\ntrain_limit = \"${params.limit}\"\n";
+    let reader = |_: &Path| Ok(text.as_bytes().to_vec());
+    recant::recipe::Recipe::read(Path::new("r.toml"), &reader, &[assignment.to_owned()], recant::stage::STAGES)
+}
+
+#[test]
+fn a_set_takes_any_text() {
+    for text in ["e\u{301}te\u{301}", "a\u{7f}b", "\u{200b}", "it's \"so\" \\ here"] {
+        assert_eq!(set(&format!("about={text}")).unwrap().about, text);
+    }
+    assert_eq!(set("params.seed=5").unwrap().stages[0].settings["seed"], 5);
+}
+
+#[test]
+fn a_set_that_would_change_nothing_is_a_mistake() {
+    for (assignment, words) in [
+        ("params.sead=5", "nothing refers to `${params.sead}`"),
+        ("extends=other.toml", "`extends` is for files alone"),
+        ("unset=[\"stages.images\"]", "`unset` is for files alone"),
+        ("recipe=2", "`recipe` is for files alone"),
+        ("stages.images.seed.x=5", "`stages.images.seed` is a text, but must be a table"),
+    ] {
+        let said = set(assignment).unwrap_err().to_string();
+        assert!(said.contains(words), "{assignment}: {said}");
+    }
+}
+
+#[test]
+fn two_ways_to_count_checkpoints_are_a_mistake_where_they_stand() {
+    let text = "recipe = 1\n[stages.images]\nkind = \"dataset\"\nsource = \"digits\"\n[stages.images.run]\ntimeout = 5.0\n\
+        checkpoint_every = { steps = 1, epochs = 2 }\n";
+    let reader = |_: &Path| Ok(text.as_bytes().to_vec());
+    let read = recant::recipe::Recipe::read(Path::new("r.toml"), &reader, &[], recant::stage::STAGES);
+    let Err(recant::error::Error::Mistakes(mistakes)) = read else { panic!("{read:?}") };
+    let [mistake] = mistakes.as_slice() else { panic!("{mistakes:?}") };
+    assert!(mistake.what.contains("takes one of"), "{}", mistake.what);
+    assert_eq!(mistake.place.as_ref().unwrap().to_string(), "r.toml:7:20");
+}

@@ -8,8 +8,10 @@ use std::sync::OnceLock;
 
 use serde_json::Value;
 
-use crate::kill::each;
-use crate::support::place::{Place, good, name, object, objects, out};
+use recant::store::{Provenance, Store};
+
+use crate::kill::{self, each};
+use crate::support::place::{Place, err, good, name, object, objects, out};
 
 /// All kinds of stages and of loops over threads, on few images.
 const RECIPE: &str = r#"recipe = 1
@@ -324,4 +326,53 @@ fn explain_says_what_computed_a_result_and_why_another_machines_differs() {
     rewrite(&object(&here, "first"), |manifest| drop(manifest.as_object_mut().unwrap().remove("provenance")));
     assert!(explain("first").contains("an older recant did not say what computed it"));
     assert!(name(&object(&here, "first")).len() == 32);
+}
+
+#[test]
+fn a_result_that_goes_on_from_another_machines_steps_says_so() {
+    if !cfg!(debug_assertions) {
+        return;
+    }
+    // What is said of the machine that began, and whether its bytes may be others.
+    for (features, warns) in [(Some("none"), true), (None, false)] {
+        let place = Place::new(kill::RECIPE);
+        let crash = || {
+            let mut command = place.command(&["run", "r.toml", "original"]);
+            assert!(!command.env("RECANT_CRASH", "file.moved:5").output().unwrap().status.success());
+        };
+        crash();
+        let partial = place.folder.path().join(".recant/partial");
+        let path = std::fs::read_dir(partial).unwrap().next().unwrap().unwrap().path();
+        let print = path.file_stem().unwrap().to_str().unwrap();
+        let store = Store::open(Some(&place.folder.path().join(".recant"))).unwrap();
+        let mut saved = store.checkpoint(print).unwrap().unwrap();
+        let said = saved.record["provenance"].as_array_mut().unwrap();
+        assert_eq!(said.len(), 1);
+        said[0]["processor"] = "Elsewhere".into();
+        if let Some(features) = features {
+            said[0]["features"] = features.into();
+        }
+        store.save_checkpoint(print, &saved).unwrap();
+        // It is kept over more than one stop.
+        crash();
+        let run = good(place.run(&["run", "r.toml", "original"]));
+        let text = err(&run);
+        assert_eq!(text.contains("`original` goes on from steps that were computed elsewhere"), warns, "{text}");
+        assert_eq!(text.contains("CPU features none -> "), warns, "{text}");
+        let made = manifest(&object(&place, "original"));
+        let (made, here) = (&made["manifest"], Provenance::here("cpu"));
+        assert_eq!(made["provenance"]["processor"], here.processor);
+        assert_eq!(made["earlier"].as_array().unwrap().len(), 1);
+        assert_eq!(made["earlier"][0]["processor"], "Elsewhere");
+        assert_eq!(made["notes"].as_array().unwrap().len(), usize::from(warns), "{made}");
+        let text = out(&good(place.run(&["explain", "r.toml", "original"])));
+        assert!(text.contains("were computed elsewhere:\n") && text.contains("processor Elsewhere -> "), "{text}");
+    }
+    // Whoever goes on where it stopped has nothing to say.
+    let place = Place::new(kill::RECIPE);
+    place.command(&["run", "r.toml", "original"]).env("RECANT_CRASH", "file.moved:5").output().unwrap();
+    let text = err(&good(place.run(&["run", "r.toml", "original"])));
+    assert!(text.contains("resuming original"), "{text}");
+    assert!(!text.contains("elsewhere"), "{text}");
+    assert!(manifest(&object(&place, "original"))["manifest"]["earlier"].is_null());
 }

@@ -2,6 +2,7 @@
 //! and the plain rerun goes on.
 
 use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
@@ -192,4 +193,70 @@ fn a_warning_while_planning_ends_the_program_at_once() {
         assert_eq!(child.wait().unwrap().code(), Some(code), "{signal}");
         assert!(sent.elapsed() < GRACE);
     }
+}
+
+/// Data sets that take a while to hash, read and keep. (name of the data set, its folder)
+fn large(folder: &Path) -> Vec<(&'static str, &'static str)> {
+    // Files with holes: zeros, so images of the first class.
+    let hollow = |path: PathBuf, bytes: u64| {
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::File::create(path).unwrap().set_len(bytes).unwrap();
+    };
+    for name in ["data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch"] {
+        hollow(folder.join("cifar").join(format!("{name}.bin")), 10_000 * 3073);
+    }
+    for (part, images) in [("train", 5000), ("test", 8000)] {
+        hollow(folder.join(format!("stl/{part}_X.bin")), images * 27_648);
+        std::fs::write(folder.join(format!("stl/{part}_y.bin")), vec![1; images as usize]).unwrap();
+    }
+    let picture = image::RgbImage::from_fn(256, 256, |x, y| image::Rgb([x as u8, y as u8, (x * y) as u8]));
+    let class = folder.join("own/train/a");
+    std::fs::create_dir_all(&class).unwrap();
+    picture.save(class.join("0.png")).unwrap();
+    for number in 1..1500 {
+        std::fs::hard_link(class.join("0.png"), class.join(format!("{number}.png"))).unwrap();
+    }
+    let small = image::imageops::thumbnail(&picture, 32, 32);
+    let mut png = std::io::Cursor::new(Vec::new());
+    small.write_to(&mut png, image::ImageFormat::Png).unwrap();
+    // What follows an image is not looked at; it makes each row another one.
+    let row = |number: u32| ([png.get_ref().as_slice(), &number.to_le_bytes()].concat(), 1);
+    let rows: Vec<(Vec<u8>, i64)> = (0..40_000).map(row).collect();
+    std::fs::create_dir_all(folder.join("street")).unwrap();
+    for part in ["train", "test"] {
+        crate::data::parquet(&folder.join(format!("street/{part}-00000-of-00001.parquet")), "image", "label", &rows);
+    }
+    vec![("cifar10", "cifar"), ("stl10", "stl"), ("folder", "own"), ("svhn", "street")]
+}
+
+#[test]
+#[expect(clippy::print_stderr, reason = "says the longest time")]
+fn warnings_end_the_reading_of_large_data_within_seconds() {
+    let place = Place::new("");
+    let mut longest = (0.0, 0, "");
+    for (set, folder) in large(place.folder.path()) {
+        place.write(format!(
+            "recipe = 1\n[stages.images]\nkind = \"dataset\"\nsource = \"{set}\"\npath = \"{folder}\"\n"
+        ));
+        let mut stopped = 0;
+        for wait in [100, 300, 600, 1000, 1500, 2500] {
+            let mut child = place.command(&["run", "r.toml"]).stderr(Stdio::null()).spawn().unwrap();
+            std::thread::sleep(Duration::from_millis(wait));
+            let sent = Instant::now();
+            assert!(Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap().success());
+            let status = child.wait().unwrap();
+            let seconds = sent.elapsed();
+            assert!(seconds < GRACE, "{set} after {wait} ms: {seconds:?}");
+            longest = if seconds.as_secs_f64() > longest.0 { (seconds.as_secs_f64(), wait, set) } else { longest };
+            match status.code() {
+                Some(143) => stopped += 1,
+                // It did not yet listen.
+                None => {}
+                // It was done before, or has found that images lack.
+                Some(_) => break,
+            }
+        }
+        assert!(stopped > 0, "{set} was read before it could be stopped");
+    }
+    eprintln!("seconds from the signal to the end, milliseconds before it, data: {longest:?}");
 }

@@ -60,12 +60,23 @@ fn computed(made: &Manifest) {
     for (name, value) in theirs.entries() {
         say(&format!("    {name} = {value}"));
     }
+    first_steps(made);
     let here = Provenance::here(&theirs.device);
     let differ = theirs.differences(&here);
     if !differ.is_empty() {
         say("  here it would be computed with other things, so other last digits are possible:");
         for (name, theirs, here) in differ {
             say(&format!("    {name} {theirs} -> {here}"));
+        }
+    }
+}
+
+/// Where a result went on from steps that were computed elsewhere: what was other there.
+fn first_steps(made: &Manifest) {
+    for earlier in &made.earlier {
+        say(&format!("    the first steps of the one made {} were computed elsewhere:", made.finished));
+        for (name, theirs, then) in earlier.differences(&made.provenance) {
+            say(&format!("      {name} {theirs} -> {then}"));
         }
     }
 }
@@ -82,7 +93,9 @@ fn compare(plan: &Plan, node: NodeIndex, made: &Manifest, [store, other]: [&Stor
     for (name, ours, theirs) in &differ {
         say(&format!("    {name} {ours} -> {theirs}"));
     }
-    if differ.is_empty() {
+    first_steps(made);
+    first_steps(&theirs);
+    if differ.is_empty() && made.earlier == theirs.earlier {
         say("    nothing that is known of program, build and machine differs");
     }
     for (role, input) in plan.inputs(node) {

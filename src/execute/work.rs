@@ -22,6 +22,9 @@ use crate::store::{Manifest, Provenance, Store};
 /// Between two words to those who wait for this stage.
 const TELL: Duration = Duration::from_secs(2);
 
+/// In a checkpoint's record: what computed its steps, oldest first.
+const PROVENANCE: &str = "provenance";
+
 pub(super) enum Outcome {
     Ran(f64),
     Cached,
@@ -67,6 +70,8 @@ pub(super) fn work(
     let resumed_at = checkpoint.as_ref().and_then(|saved| saved.record["step"].as_u64());
     let before = checkpoint.as_ref().and_then(|saved| saved.record["seconds"].as_f64()).unwrap_or(0.0);
     options.reporter.event(&Event::Started { stage: step.name.clone(), resumed_at });
+    let here = Provenance::here(device(options));
+    let earlier = earlier(checkpoint.as_ref(), &here);
     let begun = Instant::now();
     let every = &step.run["checkpoint_every"];
     let seconds = every.as_f64().or(every["seconds"].as_f64()).and_then(|s| Duration::try_from_secs_f64(s).ok());
@@ -82,10 +87,25 @@ pub(super) fn work(
         saved: Mutex::new(begun),
         told: Mutex::new(None),
         notes: Mutex::default(),
+        provenance: earlier.iter().chain([&here]).cloned().collect(),
         every: if counted { None } else { seconds.or(Some(options.checkpoint_every)) },
         timeout: step.run["timeout"].as_f64().and_then(|s| Duration::try_from_secs_f64(s).ok()),
         late: AtomicBool::new(false),
     };
+    for theirs in &earlier {
+        if theirs.other_bytes(&here) {
+            let differ = theirs.differences(&here).into_iter();
+            let differ: Vec<String> = differ.map(|(name, theirs, here)| format!("{name} {theirs} -> {here}")).collect();
+            let message = format!(
+                "`{}` goes on from steps that were computed elsewhere ({}): its last digits may differ from those of an \
+                 uninterrupted run",
+                step.name,
+                differ.join(", ")
+            );
+            desk.note(&message);
+            options.reporter.event(&Event::Warned { message });
+        }
+    }
     let stage = (step.kind.make)(&step.settings)?;
     let context = Context { device: &options.device, files: step.files.clone(), desk: &desk };
     let artifact = match stage.run(&inputs, &context) {
@@ -112,7 +132,8 @@ pub(super) fn work(
         fields: step.fields.clone(),
         inputs: prints,
         seconds,
-        provenance: Provenance::here(device(options)),
+        provenance: here,
+        earlier,
         finished: jiff::Timestamp::now().to_string(),
         notes: desk.notes.into_inner().unwrap_or_default(),
         ..Manifest::default()
@@ -144,6 +165,14 @@ fn half_done(fingerprint: &str, store: &Store, options: &Options) -> Option<Enco
     store.put_checkpoint_aside(fingerprint);
     options.reporter.event(&Event::Warned { message: format!("{why}; the stage begins again") });
     None
+}
+
+/// What else than this program here computed the steps of a checkpoint; of an older program's nothing is known.
+fn earlier(checkpoint: Option<&Encoded>, here: &Provenance) -> Vec<Provenance> {
+    let said = checkpoint.and_then(|saved| serde_json::from_value(saved.record[PROVENANCE].clone()).ok());
+    let mut all: Vec<Provenance> = said.unwrap_or_default();
+    all.retain(|one| one != here);
+    all
 }
 
 /// A result with what it is read with, each read once.
@@ -194,6 +223,8 @@ struct StageDesk<'a> {
     saved: Mutex<Instant>,
     told: Mutex<Option<Instant>>,
     notes: Mutex<Vec<String>>,
+    /// What computed the steps so far, this program here last.
+    provenance: Vec<Provenance>,
     /// Between checkpoints; none where steps or epochs count.
     every: Option<Duration>,
     timeout: Option<Duration>,
@@ -239,6 +270,7 @@ impl Desk for StageDesk<'_> {
         let mut checkpoint = checkpoint.clone();
         if let Some(record) = checkpoint.record.as_object_mut() {
             record.insert("by".to_owned(), by(self.options));
+            record.insert(PROVENANCE.to_owned(), json!(self.provenance));
             record.insert("seconds".to_owned(), (self.before + self.begun.elapsed().as_secs_f64()).into());
         }
         self.store.save_checkpoint(&self.step.fingerprint, &checkpoint)?;

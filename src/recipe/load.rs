@@ -1,15 +1,18 @@
 //! From files to one tree: parsing, inheritance, `--set`.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::Reader;
 use super::check::suggest;
 use super::node::{self, Key, Node, Val};
+use super::{Reader, reference};
 use crate::error::{Error, Mistake, Place, Result, Source};
 
 /// Larger texts are no recipes.
 pub const LIMIT: usize = 4 << 20;
+/// Nor are so many files, each counted as often as it is extended.
+const FILES: usize = 128;
 /// Nobody unsets more.
 const MOST: usize = 1000;
 /// Recipes of recipes of recipes: nobody's are deeper.
@@ -21,6 +24,7 @@ pub(super) struct Reading {
     /// The recipes that extend the one that is read.
     above: Vec<PathBuf>,
     bytes: usize,
+    files: usize,
 }
 
 /// The text at a path with everything that it extends, merged.
@@ -28,12 +32,16 @@ pub(super) fn load(path: &Path, reader: Reader, reading: &mut Reading) -> Result
     let bytes = reader(path)?;
     let name = path.display().to_string();
     let nowhere = |what: String| Error::Mistakes(vec![Mistake::nowhere(what)]);
-    // Two bases that each extend the next twice double with every file.
-    reading.bytes += bytes.len().max(1 << 10);
-    if bytes.len() > LIMIT || reading.bytes > 4 * LIMIT {
-        let all = if bytes.len() > LIMIT { "" } else { " with all that it extends" };
-        let bytes = bytes.len().max(reading.bytes);
-        return Err(nowhere(format!("`{name}`{all} has {bytes} bytes: no recipe is that large")));
+    // Two bases that each extend the next twice double with every file; and each file is laid on all before it.
+    reading.bytes += bytes.len();
+    reading.files += 1;
+    if bytes.len() > LIMIT {
+        return Err(nowhere(format!("`{name}` has {} bytes: no recipe is that large", bytes.len())));
+    }
+    if reading.bytes > 4 * LIMIT || reading.files > FILES {
+        let (bytes, files) = (reading.bytes, reading.files);
+        let what = format!("up to `{name}`, with all that it extends, the recipe has {bytes} bytes in {files} files");
+        return Err(nowhere(format!("{what}, expected at most {} in {FILES}", 4 * LIMIT)));
     }
     let text = String::from_utf8(bytes).map_err(|error| {
         nowhere(format!("`{name}` is not a text: byte {} is not UTF-8", error.utf8_error().valid_up_to()))
@@ -127,6 +135,11 @@ fn unset(root: &mut Node, own: &Node) -> Result<()> {
     if mistakes.is_empty() { Ok(()) } else { Err(Error::Mistakes(mistakes)) }
 }
 
+/// The references in all that takes them.
+fn referred(root: &Node) -> BTreeSet<String> {
+    super::REFERRING.iter().filter_map(|part| root.get(part)).flat_map(reference::paths).collect()
+}
+
 /// One `--set KEY=VALUE`: the value as TOML, or as a text where it is none.
 pub(super) fn assign(root: &mut Node, assignment: &str) -> std::result::Result<(), Mistake> {
     let source = |text: String| Arc::new(Source { name: "--set".to_owned(), text });
@@ -134,12 +147,25 @@ pub(super) fn assign(root: &mut Node, assignment: &str) -> std::result::Result<(
         return Err(Mistake::nowhere(format!("`--set {assignment}` is not KEY=VALUE")));
     };
     let toml = source(format!("value = {}", value.trim()));
-    let text = source(format!("value = {:?}", value.trim()));
-    let parsed = node::parse(&toml).or_else(|_| node::parse(&text)).ok().and_then(|node| node.get("value").cloned());
     let shown = source(assignment.to_owned());
     let place = Place { source: shown, span: 0..path.len() };
+    let text = || Node { value: Val::Text(value.trim().to_owned()), place: place.clone() };
+    let mut parsed = node::parse(&toml).ok().and_then(|node| node.get("value").cloned()).unwrap_or_else(text);
     let steps: Vec<&str> = path.trim().split('.').collect();
     let (last, parents) = steps.split_last().unwrap_or((&"", &[]));
+    // What would change nothing is a slip.
+    let lost = match steps.as_slice() {
+        [first @ ("recipe" | "extends" | "unset"), ..] => {
+            Some(format!("`{first}` is for files alone: it is read before `--set`"))
+        }
+        ["params", name, ..] if !referred(root).contains(&format!("params.{name}")) => {
+            Some(format!("nothing refers to `${{params.{name}}}`"))
+        }
+        _ => None,
+    };
+    if let Some(what) = lost {
+        return Err(Mistake::at(&place, what));
+    }
     let mut at = root;
     for (depth, step) in parents.iter().enumerate() {
         let known: Vec<String> = at.entries().iter().map(|(key, _)| key.name.clone()).collect();
@@ -149,10 +175,10 @@ pub(super) fn assign(root: &mut Node, assignment: &str) -> std::result::Result<(
             suggest(mistake, step, &known, "table")
         })?;
     }
-    let Some(mut value) = parsed else {
-        return Err(Mistake::at(&place, format!("`{}` cannot be read", value.trim())));
-    };
-    value.place = place.clone();
-    at.put(Key { name: (*last).to_owned(), place }, value);
+    if !matches!(at.value, Val::Table(_)) {
+        return Err(Mistake::at(&place, format!("`{}` is {}, but must be a table", parents.join("."), at.noun())));
+    }
+    parsed.place = place.clone();
+    at.put(Key { name: (*last).to_owned(), place }, parsed);
     Ok(())
 }

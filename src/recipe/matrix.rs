@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::check::suggest;
 use super::node::{Key, Node, Room, Val};
 use super::{Axes, Declared, label, reference};
-use crate::error::{Mistake, Place, nearest};
+use crate::error::{Mistake, Place, nearest, short};
 
 /// More instances of one stage or values of one axis are a slip.
 const LIMIT: usize = 10_000;
@@ -45,7 +45,7 @@ struct Point {
 pub(super) struct Matrix {
     axes: Vec<Axis>,
     /// Each: axes with the values that are excluded where all of them meet.
-    exclude: Vec<BTreeMap<usize, Vec<usize>>>,
+    exclude: Vec<BTreeMap<usize, BTreeSet<usize>>>,
 }
 
 impl Matrix {
@@ -80,12 +80,12 @@ impl Matrix {
                 mistakes.push(Mistake::at(&key.place, what));
                 continue;
             }
-            let plain: Vec<Value> = values.iter().map(|point| point.value.plain()).collect();
-            let twice = plain.iter().enumerate().find(|(index, value)| plain[..*index].contains(value));
+            let mut seen = BTreeSet::new();
+            let twice = values.iter().map(words).find(|value| !seen.insert(value.clone()));
             if values.is_empty() {
                 let what = format!("the axis `{}` has no values", key.name);
                 mistakes.push(Mistake::at(&key.place, what).label("expected a list of values, or tables of variants"));
-            } else if let Some((_, value)) = twice {
+            } else if let Some(value) = twice {
                 mistakes.push(Mistake::at(&key.place, format!("the axis `{}` has {value} twice", key.name)));
             }
             matrix.axes.push(Axis { name: key.name.clone(), place: key.place.clone(), values });
@@ -108,8 +108,9 @@ impl Matrix {
             return;
         }
         let names: Vec<&str> = self.axes.iter().map(|axis| axis.name.as_str()).collect();
-        let plain = |axis: &Axis| axis.values.iter().map(|point| point.value.plain()).collect();
-        let all: Vec<Vec<Value>> = self.axes.iter().map(plain).collect();
+        // By the words of a value: which one it is.
+        let numbered = |axis: &Axis| axis.values.iter().map(words).zip(0..).collect();
+        let all: Vec<BTreeMap<String, usize>> = self.axes.iter().map(numbered).collect();
         for item in items {
             if item.entries().is_empty() {
                 mistakes.push(Mistake::at(&item.place, "an exclusion names axes: { axis = value }"));
@@ -123,17 +124,25 @@ impl Matrix {
                 };
                 let wanted =
                     if let Val::List(items) = &node.value { items.as_slice() } else { std::slice::from_ref(node) };
-                let values = &all[axis];
+                let values = &self.axes[axis].values;
+                let mut told = false;
                 for value in wanted {
-                    if let Some(found) = values.iter().position(|known| *known == value.plain()) {
-                        meeting.entry(axis).or_insert_with(Vec::new).push(found);
-                    } else {
-                        let what = format!("the axis `{}` has no value {}", key.name, value.plain());
-                        let some: Vec<Value> = values.iter().take(20).cloned().collect();
-                        let more = if some.len() < values.len() { " and more" } else { "" };
-                        let known = format!("its values are {}{more}", Value::from(some));
-                        mistakes.push(Mistake::at(&value.place, what).help(known));
+                    let plain = value.plain();
+                    if let Some(&found) = all[axis].get(&plain.to_string()) {
+                        meeting.entry(axis).or_insert_with(BTreeSet::new).insert(found);
+                        continue;
                     }
+                    let mistake =
+                        Mistake::at(&value.place, format!("the axis `{}` has no value {plain}", short(&key.name)));
+                    // Once: there may be very many.
+                    if std::mem::replace(&mut told, true) {
+                        mistakes.push(mistake);
+                        continue;
+                    }
+                    let known = values.iter().map(|point| point.value.plain());
+                    let some: Vec<Value> = known.take(20).take_while(|value| value.to_string().len() < 200).collect();
+                    let more = if some.len() < values.len() { " and more" } else { "" };
+                    mistakes.push(mistake.help(format!("its values are {}{more}", Value::from(some))));
                 }
             }
             self.exclude.push(meeting);
@@ -141,7 +150,8 @@ impl Matrix {
     }
 
     fn excluded(&self, at: &Assignment) -> bool {
-        let meets = |(axis, values): (&usize, &Vec<usize>)| at.get(axis).is_some_and(|value| values.contains(value));
+        let meets =
+            |(axis, values): (&usize, &BTreeSet<usize>)| at.get(axis).is_some_and(|value| values.contains(value));
         self.exclude.iter().any(|meeting| !meeting.is_empty() && meeting.iter().all(meets))
     }
 
@@ -230,7 +240,7 @@ impl Matrix {
         stage.remove("merge");
         let items = if let Val::List(items) = merge.value { items } else { vec![merge] };
         let mut mistakes = Vec::new();
-        let mut taken: Vec<(Key, usize)> = Vec::new();
+        let mut taken: BTreeMap<String, (Place, usize)> = BTreeMap::new();
         for item in items {
             let text = item.text().unwrap_or_default();
             let path = text.strip_prefix("${").and_then(|text| text.strip_suffix('}')).unwrap_or_default();
@@ -243,18 +253,20 @@ impl Matrix {
                 );
                 continue;
             };
-            for (key, node) in variant.entries() {
+            for (key, _) in variant.entries() {
                 if ["kind", "run", "merge"].contains(&key.name.as_str()) {
                     let what = format!("`{}` may not come from a variant", key.name);
                     mistakes.push(Mistake::at(&key.place, what));
                 }
-                if let Some((other, _)) = taken.iter().find(|(other, from)| other.name == key.name && *from != axis) {
-                    let what = format!("two merged variants set `{}`", key.name);
-                    mistakes.push(Mistake::at(&key.place, what).related(&other.place, "the other one"));
+                match taken.get(&key.name) {
+                    Some((other, from)) if *from != axis => {
+                        let what = format!("two merged variants set `{}`", key.name);
+                        mistakes.push(Mistake::at(&key.place, what).related(other, "the other one"));
+                    }
+                    _ => drop(taken.insert(key.name.clone(), (key.place.clone(), axis))),
                 }
-                taken.push((key.clone(), axis));
-                stage.put(key.clone(), node.clone());
             }
+            stage.merge(variant.clone(), 0);
         }
         if mistakes.is_empty() { Ok(stage) } else { Err(mistakes) }
     }
@@ -294,7 +306,13 @@ impl Matrix {
     }
 
     /// The stages with the axes of their inputs too, each reading the instances that agree with it.
-    pub(super) fn join(&self, own: &[(Assignment, Declared)], mistakes: &mut Vec<Mistake>) -> Vec<Declared> {
+    pub(super) fn join(
+        &self,
+        own: &[(Assignment, Declared)],
+        room: &mut Room,
+        mistakes: &mut Vec<Mistake>,
+    ) -> Vec<Declared> {
+        let sizes: Vec<usize> = own.iter().map(|(_, stage)| stage.bytes()).collect();
         let mut spread = Spread::new(self, own);
         let mut bases: Vec<&str> = Vec::new();
         for (_, stage) in own {
@@ -309,8 +327,16 @@ impl Matrix {
         let mut joined = Vec::new();
         for base in bases {
             for (at, index) in &spread.done[base] {
+                let axes = self.axes_of(at);
+                // The axes are said in names and by each of the inputs too.
+                let said: usize = axes.iter().map(|(axis, value)| axis.len() + value.to_string().len()).sum();
+                if !room.take(sizes[*index] + said * (3 + own[*index].1.mentions.len())) {
+                    let what = "the axes of its inputs multiply this stage to too many bytes";
+                    mistakes.push(Mistake::at(&own[*index].1.place, what));
+                    return Vec::new();
+                }
                 let mut stage = own[*index].1.clone();
-                stage.axes = self.axes_of(at);
+                stage.axes = axes;
                 stage.name = label(base, &stage.axes);
                 if !stage.kind.collects {
                     for mention in &mut stage.mentions {
@@ -333,6 +359,11 @@ impl Matrix {
         };
         at.iter().map(of).collect()
     }
+}
+
+/// A value in words: by these it is told from others.
+fn words(point: &Point) -> String {
+    point.value.plain().to_string()
 }
 
 fn agree(a: &Assignment, b: &Assignment) -> bool {

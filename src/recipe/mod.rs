@@ -7,7 +7,8 @@ pub mod node;
 mod reference;
 mod stages;
 
-use std::collections::BTreeSet;
+use std::cell::Cell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use check::suggest;
@@ -22,6 +23,12 @@ use crate::settings::{Default, Entry, Field, Settings};
 use crate::stage::{Makes, StageKind};
 
 const TOP: &[&str] = &["recipe", "name", "about", "extends", "unset", "params", "defaults", "matrix", "stages"];
+
+/// Where references may stand.
+const REFERRING: &[&str] = &["stages", "defaults", "matrix"];
+
+/// Names that are looked at, in all, for those that unknown references may have meant.
+const COMPARED: usize = 1_000_000;
 
 /// A checked recipe.
 #[derive(Debug)]
@@ -58,6 +65,17 @@ pub struct Declared {
 /// Axis and value, in the order of the matrix.
 pub type Axes = Vec<(String, serde_json::Value)>;
 
+/// About how many bytes of memory a value takes.
+fn weight(value: &serde_json::Value) -> usize {
+    let inner: usize = match value {
+        serde_json::Value::String(text) => text.len(),
+        serde_json::Value::Array(items) => items.iter().map(weight).sum(),
+        serde_json::Value::Object(table) => table.iter().map(|(key, value)| key.len() + weight(value)).sum(),
+        _ => 0,
+    };
+    size_of::<serde_json::Value>() + inner
+}
+
 /// `scrub[seed=0]`.
 #[must_use]
 pub fn label(base: &str, axes: &Axes) -> String {
@@ -73,6 +91,14 @@ impl Declared {
             Makes::Always(kind) => kind,
             Makes::ByChoice(of) => of(self.choice.map_or("", |entry| entry.name)),
         }
+    }
+
+    /// About how many bytes of memory it takes.
+    fn bytes(&self) -> usize {
+        let settings: usize = self.settings.values().chain(self.run.values()).map(weight).sum();
+        let mentions: usize = self.mentions.iter().map(|mention| size_of::<Mention>() + mention.name.len()).sum();
+        let files: usize = self.files.iter().map(|(_, path)| path.as_os_str().len()).sum();
+        size_of::<Self>() + settings + mentions + files + self.base.len()
     }
 
     /// The fields that its settings come from.
@@ -96,16 +122,19 @@ impl Recipe {
         }
         check_top(&root, &mut mistakes);
         let params = root.get("params").cloned();
-        for part in ["stages", "defaults", "matrix"] {
+        let params: BTreeMap<&str, &Node> =
+            params.iter().flat_map(Node::entries).map(|(key, node)| (key.name.as_str(), node)).collect();
+        let unknown = Cell::new(0);
+        for part in REFERRING {
             if let Some(node) = root.child_mut(part) {
-                reference::replace(node, &|path| param(path, params.as_ref()), &mut room, &mut mistakes);
+                reference::replace(node, &|path| param(path, &params, &unknown), &mut room, &mut mistakes);
             }
         }
         let matrix = matrix::Matrix::read(&root, &mut mistakes);
         matrix.check_set(&root, set, &mut mistakes);
         let own = stages::check_stages(&root, kinds, &matrix, &mut room, &mut mistakes);
         matrix.check_used(&own, &mut mistakes);
-        let stages = matrix.join(&own, &mut mistakes);
+        let stages = matrix.join(&own, &mut room, &mut mistakes);
         // Instances of one stage make the same mistakes.
         let mut seen = BTreeSet::new();
         mistakes.retain(|mistake| {
@@ -146,16 +175,21 @@ fn check_top(root: &Node, mistakes: &mut Vec<Mistake>) {
 }
 
 /// The value of `params.NAME`; a reference to the matrix waits.
-fn param(path: &str, params: Option<&Node>) -> std::result::Result<Option<Val>, String> {
+fn param(
+    path: &str,
+    params: &BTreeMap<&str, &Node>,
+    unknown: &Cell<usize>,
+) -> std::result::Result<Option<Val>, String> {
     if path.starts_with("matrix.") {
         return Ok(None);
     }
-    let found = path.strip_prefix("params.").and_then(|name| params.and_then(|params| params.get(name)));
+    let found = path.strip_prefix("params.").and_then(|name| params.get(name));
     if let Some(found) = found {
         return Ok(Some(found.value.clone()));
     }
     let name = path.strip_prefix("params.").unwrap_or(path);
-    let known = params.map_or(&[][..], Node::entries).iter().map(|(key, _)| key.name.as_str());
+    unknown.set(unknown.get() + 1);
+    let known = params.keys().copied().filter(|_| unknown.get().saturating_mul(params.len()) <= COMPARED);
     Err(match crate::error::nearest(name, known) {
         Some(near) => format!("did you mean `${{params.{near}}}`?"),
         None => "a reference is `${params.NAME}`, with NAME set under [params], or `${matrix.AXIS}`".to_owned(),

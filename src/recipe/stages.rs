@@ -6,7 +6,7 @@ use super::Declared;
 use super::check::{Checker, suggest};
 use super::matrix::{Assignment, Matrix, STAGES};
 use super::node::{Key, Node, Room};
-use crate::error::{Mistake, listed};
+use crate::error::{Mistake, listed, short};
 use crate::settings::{Field, Settings, Type};
 use crate::stage::StageKind;
 
@@ -131,7 +131,7 @@ fn check_stage(
         };
         fields.extend(entry.fields);
     }
-    let what = format!("the stage `{}` ({})", key.name, choice.map_or(kind.name, |entry| entry.name));
+    let what = format!("the stage `{}` ({})", short(&key.name), choice.map_or(kind.name, |entry| entry.name));
     let mut settings = checker.table(&fields, &rest, "", &what, &mut |_| None);
     if let (Some(choose), Some(entry)) = (&kind.choice, choice) {
         settings.insert(choose.key.to_owned(), entry.name.into());
@@ -163,14 +163,15 @@ fn run_table(node: &mut Node, stage: &str, mistakes: &mut Vec<Mistake>) -> Setti
     node.remove("run");
     let mut checker = Checker::default();
     let fields: Vec<&'static Field> = RUN.iter().collect();
-    let what = format!("`run` of the stage `{stage}`");
+    let what = format!("`run` of the stage `{}`", short(stage));
     if run.entries().is_empty() {
         mistakes.push(Mistake::at(&run.place, format!("{what} is {}, but must be a table of settings", run.noun())));
     }
     let settings = checker.table(&fields, &run, "run", &what, &mut |_| None);
     let every = settings.get("checkpoint_every").and_then(|every| every.as_object());
     if every.is_some_and(|every| every.len() != 1) {
-        let mistake = Mistake::at(&run.place, "`checkpoint_every` takes one of `epochs`, `steps` and `seconds`");
+        let place = run.get("checkpoint_every").map_or(&run.place, |node| &node.place);
+        let mistake = Mistake::at(place, "`checkpoint_every` takes one of `epochs`, `steps` and `seconds`");
         mistakes.push(mistake);
     }
     mistakes.append(&mut checker.mistakes);

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
+use rayon::prelude::*;
+
 use super::claim::{Claim, Watch, age, lapse};
 use super::fault::point;
 use super::files::{link, name, text_of};
@@ -18,6 +20,8 @@ use crate::error::{Error, Result};
 const YOUNG: Duration = Duration::from_secs(3600);
 /// The claim of a collection: no two at once, and none while a run says what it will read.
 const COLLECTION: &str = "collection";
+/// Results removed between two heartbeats of its claim.
+const BETWEEN_BEATS: usize = 256;
 /// What was put aside is kept for a look.
 const QUARANTINE: Duration = Duration::from_secs(7 * 24 * 3600);
 
@@ -112,10 +116,8 @@ impl Store {
         let all = self.manifests();
         garbage.total = all.iter().fold(0, |sum, manifest| manifest.bytes.saturating_add(sum));
         let free = all.into_iter().filter(|manifest| !needed.contains(&manifest.fingerprint));
-        let unused = |manifest: &Manifest| {
-            let used = age(&self.folder(&manifest.fingerprint).join(MANIFEST));
-            older.is_none_or(|older| used.is_some_and(|used| used > older))
-        };
+        let used = |manifest: &Manifest| age(&self.folder(&manifest.fingerprint).join(MANIFEST));
+        let unused = |manifest: &Manifest| older.is_none_or(|older| used(manifest).is_some_and(|used| used > older));
         let mut candidates: Vec<Manifest> = free.filter(unused).collect();
         let dear = |manifest: &Manifest| manifest.seconds / manifest.bytes.max(1) as f64;
         candidates.sort_by(|a, b| dear(a).total_cmp(&dear(b)).then(a.finished.cmp(&b.finished)));
@@ -128,13 +130,7 @@ impl Store {
         }
         garbage.leftovers.extend(self.leftovers(&needed));
         if really {
-            for manifest in &garbage.results {
-                self.remove(&manifest.fingerprint)?;
-                if let Some(claim) = &claim {
-                    claim.beat();
-                }
-                point("gc.result").map_err(Error::io("collect in", self.root()))?;
-            }
+            self.remove(&garbage.results, claim.as_ref())?;
             for path in &garbage.leftovers {
                 // Another collection may have been faster.
                 let _ = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
@@ -173,15 +169,27 @@ impl Store {
         found
     }
 
-    /// Out of sight in one step, then gone.
-    fn remove(&self, fingerprint: &str) -> Result<()> {
-        let folder = self.folder(fingerprint);
-        let to = self.temp_folder("gone")?;
-        match fs::rename(&folder, to.path().join("result")) {
-            Ok(()) => point("gc.moved").map_err(Error::io("remove", &folder)),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-            Err(error) => Err(Error::io("remove", &folder)(error)),
+    /// Each out of sight in one step, then gone.
+    fn remove(&self, results: &[Manifest], claim: Option<&Claim>) -> Result<()> {
+        if results.is_empty() {
+            return Ok(());
         }
+        // One folder for all; if this process dies, it is a leftover with what is still in it.
+        let gone = self.temp_folder("gone")?;
+        results.par_iter().enumerate().try_for_each(|(number, manifest)| {
+            if number % BETWEEN_BEATS == 0 {
+                claim.iter().for_each(|claim| claim.beat());
+            }
+            let folder = self.folder(&manifest.fingerprint);
+            let to = gone.path().join(number.to_string());
+            match fs::rename(&folder, &to) {
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+                moved => moved.and_then(|()| point("gc.moved")).map_err(Error::io("remove", &folder))?,
+            }
+            // What cannot be removed is tried again with the folder of all, and by the next collection.
+            let _ = fs::remove_dir_all(&to);
+            point("gc.result").map_err(Error::io("collect in", self.root()))
+        })
     }
 }
 

@@ -28,6 +28,9 @@ pub struct Manifest {
     /// Program, build, processor and device that computed it.
     #[serde(default)]
     pub provenance: Provenance,
+    /// What else computed its first steps, oldest first, where it went on from a checkpoint that came from elsewhere.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub earlier: Vec<Provenance>,
     pub finished: String,
     pub notes: Vec<String>,
 }

@@ -63,6 +63,12 @@ impl Provenance {
         let both = self.entries().filter_map(|(name, mine)| Some((name, mine, theirs(name)?)));
         both.filter(|(_, mine, theirs)| mine != theirs).collect()
     }
+
+    /// Whether another one may make other bytes. A processor of another name with the same features makes the same.
+    #[must_use]
+    pub fn other_bytes(&self, other: &Self) -> bool {
+        self.differences(other).iter().any(|(name, ..)| *name != "processor")
+    }
 }
 
 /// Those by which code is chosen at run time, here and in libraries.

@@ -3,6 +3,9 @@
 use std::fs;
 use std::sync::OnceLock;
 
+use rustix::io::Errno;
+use rustix::process::{Pid, test_kill_process};
+
 use super::fault;
 
 /// Host, boot, process namespace, process and when it started. What cannot be known is empty.
@@ -29,6 +32,7 @@ impl Who {
         // after, and heartbeats decide.
         let own = fs::read_link("/proc/self").is_ok_and(|own| own.as_os_str() == &*std::process::id().to_string());
         let space = fs::read_link("/proc/self/ns/pid").ok().filter(|_| own);
+        let start = stat_of(&process.to_string()).ok().and_then(|stat| start_in(&stat).map(str::to_owned));
         let (host, boot) = match fault::setting("RECANT_HOST") {
             Some(host) => (host.clone(), host),
             None => (read("/proc/sys/kernel/hostname"), read("/proc/sys/kernel/random/boot_id")),
@@ -38,7 +42,7 @@ impl Who {
             boot,
             space: space.map(|link| link.display().to_string()).unwrap_or_default(),
             process: process.to_string(),
-            start: start_of(&process.to_string()).filter(|_| own).unwrap_or_default(),
+            start: start.filter(|_| own).unwrap_or_default(),
         }
     }
 
@@ -78,18 +82,28 @@ pub(crate) fn writer_lives(name: &str) -> Option<bool> {
     if beside { lives(theirs[2], theirs[3]) } else { None }
 }
 
+/// None where that cannot be known.
 fn lives(process: &str, start: &str) -> Option<bool> {
-    process.parse::<u32>().ok()?;
-    Some(!start.is_empty() && start_of(process).is_some_and(|now| now == start))
+    // By way of a number without sign: what is no number of a process must not get that far.
+    let number = process.parse::<u32>().ok().and_then(|number| i32::try_from(number).ok()).and_then(Pid::from_raw)?;
+    match stat_of(process) {
+        Ok(stat) => Some(!start.is_empty() && start_in(&stat) == Some(start)),
+        // `/proc` may hide the processes of other users; a signal that may not be sent tells that they are there.
+        Err(_) if test_kill_process(number) == Err(Errno::PERM) => None,
+        Err(_) => Some(false),
+    }
+}
+
+fn stat_of(process: &str) -> std::io::Result<String> {
+    fs::read_to_string(format!("/proc/{process}/stat"))
 }
 
 /// When a process started, in ticks since boot: the 22nd field of /proc/PID/stat. None where it is dead, also where
 /// its parent has not asked how it died.
-fn start_of(process: &str) -> Option<String> {
-    let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+fn start_in(stat: &str) -> Option<&str> {
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
     let state = fields.next()?;
-    if matches!(state, "Z" | "X" | "x") { None } else { fields.nth(18).map(str::to_owned) }
+    if matches!(state, "Z" | "X" | "x") { None } else { fields.nth(18) }
 }
 
 #[cfg(test)]
@@ -104,6 +118,9 @@ mod tests {
         assert_eq!(writer_lives(&format!("new.{}.x1y2", me.tag())), Some(true));
         assert_eq!(writer_lives("new-x1y2"), None);
         assert_eq!(Who::from_words("").lives(), None);
+        for process in ["-5", "0", "4294967295", "x"] {
+            assert_eq!(Who { process: process.to_owned(), ..me.clone() }.lives(), None, "{process}");
+        }
         let elsewhere = Who { boot: "another".to_owned(), ..me.clone() };
         assert_eq!((elsewhere.lives(), writer_lives(&format!("new.{}.x", elsewhere.tag()))), (None, None));
     }
