@@ -189,7 +189,8 @@ fn param(
     }
     let name = path.strip_prefix("params.").unwrap_or(path);
     unknown.set(unknown.get() + 1);
-    let known = params.keys().copied().filter(|_| unknown.get().saturating_mul(params.len()) <= COMPARED);
+    let few = unknown.get().saturating_mul(params.len()) <= COMPARED;
+    let known = params.keys().copied().take(if few { params.len() } else { 0 });
     Err(match crate::error::nearest(name, known) {
         Some(near) => format!("did you mean `${{params.{near}}}`?"),
         None => "a reference is `${params.NAME}`, with NAME set under [params], or `${matrix.AXIS}`".to_owned(),
