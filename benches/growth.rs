@@ -10,14 +10,11 @@ use std::time::Duration;
 
 use candle_core::Device;
 use petgraph::graph::NodeIndex;
-use rayon::prelude::*;
 use recant::artifact::Artifact;
-use recant::bench::{Bench, memory};
-use recant::data::{Images, Part};
+use recant::bench::{Bench, memory, random_images};
 use recant::error::{Error, Result};
 use recant::plan::Plan;
 use recant::recipe::Recipe;
-use recant::rng::Rng;
 use recant::stage::{STAGES, evaluate};
 
 const BATCH: usize = 256;
@@ -45,28 +42,6 @@ transform = "crop_flip"
     )
 }
 
-fn pixels(count: usize) -> Result<Images> {
-    let mut bytes = vec![0_u8; count * 3 * 32 * 32];
-    bytes.par_chunks_mut(4096).enumerate().for_each(|(index, chunk)| {
-        let mut rng = Rng::new(1).at(index as u64);
-        chunk.chunks_mut(4).for_each(|four| four.copy_from_slice(&rng.next_u32().to_le_bytes()[..four.len()]));
-    });
-    let labels: Vec<u32> = (0..count as u32).map(|i| i % 10).collect();
-    let images = Images {
-        name: "random pixels".to_owned(),
-        classes: (0..10).map(|class| class.to_string()).collect(),
-        size: [3, 32, 32],
-        mean: vec![0.5; 3],
-        std: vec![0.25; 3],
-        train: Part { pixels: bytes.into(), labels: labels.into() },
-        validation: Part::default(),
-        test: Part::default(),
-        unlabelled: Part::default(),
-    };
-    images.check()?;
-    Ok(images)
-}
-
 #[expect(clippy::print_stdout, reason = "a benchmark prints")]
 fn run(largest: usize) -> Result<()> {
     println!(
@@ -83,7 +58,7 @@ fn run(largest: usize) -> Result<()> {
         };
         for count in [1_000, 10_000, 100_000, 1_000_000].into_iter().filter(|count| *count <= most.min(largest)) {
             let mut bench = Bench::new(&plan, &Device::Cpu, Duration::MAX);
-            bench.put(node("images")?, Artifact::Images(Arc::new(pixels(count)?)));
+            bench.put(node("images")?, Artifact::Images(Arc::new(random_images(count)?)));
             memory::forget_peak();
             let speed = bench.time(node("original")?)?;
             let (peak, own) = (speed.peak_bytes.unwrap_or_default() as f64 / 1e6, (count * 3072) as f64 / 1e6);

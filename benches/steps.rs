@@ -15,8 +15,8 @@ use recant::artifact::Artifact;
 use recant::augment::arpl::canvas::Canvas;
 use recant::augment::arpl::round::{GENERATOR, deceive, discriminate, noise};
 use recant::batches::{Drawn, Loader};
-use recant::bench::{Bench, Speed, Stopwatch, memory};
-use recant::data::{Images, Part};
+use recant::bench::{Bench, Speed, Stopwatch, memory, random_images};
+use recant::data::Images;
 use recant::error::{Error, Result, listed};
 use recant::nn::arch::{Arch, Precision, Shape};
 use recant::nn::gpu;
@@ -110,26 +110,6 @@ struct Options {
     device: Device,
 }
 
-/// Random pixels and labels, `batches` batches.
-fn pixels(batches: usize, batch: usize) -> Result<Images> {
-    let (count, mut rng) = (batches * batch, Rng::new(1));
-    let bytes: Vec<u8> = (0..count * 3 * 32 * 32).map(|_| rng.below(256) as u8).collect();
-    let labels: Vec<u32> = (0..count as u32).map(|i| i % 10).collect();
-    let images = Images {
-        name: "random pixels".to_owned(),
-        classes: (0..10).map(|class| class.to_string()).collect(),
-        size: [3, 32, 32],
-        mean: vec![0.5; 3],
-        std: vec![0.25; 3],
-        train: Part { pixels: bytes.into(), labels: labels.into() },
-        validation: Part::default(),
-        test: Part::default(),
-        unlabelled: Part::default(),
-    };
-    images.check()?;
-    Ok(images)
-}
-
 fn batches(images: &Arc<Images>, options: &Options) -> Loader {
     Loader::Drawn(Drawn {
         part: images.train.clone(),
@@ -146,7 +126,7 @@ fn batches(images: &Arc<Images>, options: &Options) -> Loader {
 
 /// A stage of the recipe, and evaluation of the network where the stage only trains it.
 fn of_recipe(row: &str, stage: &str, network: &str, options: &Options) -> Result<()> {
-    let images = Arc::new(pixels(8, options.batch)?);
+    let images = Arc::new(random_images(8 * options.batch)?);
     // its own width is 96 where that of the others is 64
     let width = if row == "allcnn" { 3 * options.width / 2 } else { options.width };
     let text = recipe(network, options, width, images.train.len() / 2);
@@ -196,7 +176,7 @@ fn evaluation(row: &str, model: &Model, images: &Arc<Images>, options: &Options)
 
 /// A step of the discriminator, then one of the generator, as ARPL+CS has them, on a batch of real images.
 fn dcgan(options: &Options) -> Result<()> {
-    let images = Arc::new(pixels(8, options.batch)?);
+    let images = Arc::new(random_images(8 * options.batch)?);
     let fresh = |name: &str, shape, classes, size| -> Result<Model> {
         let precision = if options.bf16 { Precision::Bf16 } else { Precision::F32 };
         let arch = Arch::build(name, shape, classes, size, &[], &[])?.with_precision(precision);

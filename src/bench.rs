@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use candle_core::{Device, Tensor};
 use petgraph::graph::NodeIndex;
+use rayon::prelude::*;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -148,6 +149,30 @@ impl<'a> Bench<'a> {
         self.made.insert(node, artifact.clone());
         Ok(artifact)
     }
+}
+
+/// So many random training images of CIFAR-10's size, of ten classes in turn.
+pub fn random_images(count: usize) -> Result<Images> {
+    let mut pixels = vec![0_u8; count * 3 * 32 * 32];
+    let root = Rng::new(1).fork("pixels");
+    pixels.par_chunks_mut(4096).enumerate().for_each(|(index, chunk)| {
+        let mut rng = root.at(index as u64);
+        chunk.chunks_mut(4).for_each(|four| four.copy_from_slice(&rng.next_u32().to_le_bytes()[..four.len()]));
+    });
+    let labels: Vec<u32> = (0..count as u32).map(|index| index % 10).collect();
+    let images = Images {
+        name: "random pixels".to_owned(),
+        classes: (0..10).map(|class| class.to_string()).collect(),
+        size: [3, 32, 32],
+        mean: vec![0.5; 3],
+        std: vec![0.25; 3],
+        train: Part { pixels: pixels.into(), labels: labels.into() },
+        validation: Part::default(),
+        test: Part::default(),
+        unlabelled: Part::default(),
+    };
+    images.check()?;
+    Ok(images)
 }
 
 /// An artifact like the one that the step would make of those inputs.

@@ -158,6 +158,26 @@ pub(super) fn steps(program: &Program) -> Vec<Step> {
     steps
 }
 
+/// For each value, the last step that reads it.
+pub(super) fn last_readers(program: &Program, steps: &[Step]) -> Vec<usize> {
+    let mut last = vec![0; program.shapes.len()];
+    for (index, step) in steps.iter().enumerate() {
+        step.reads().for_each(|value| last[value] = index);
+    }
+    last
+}
+
+/// Which values have a gradient, where theta or the input are tracked: those that depend on something that is.
+pub(super) fn needed(program: &Program, steps: &[Step], [theta, x]: [bool; 2]) -> Vec<bool> {
+    let mut needed = vec![false; program.shapes.len()];
+    needed[0] = x;
+    for step in steps {
+        let own = matches!(step.work, Work::Conv { .. } | Work::Norm { .. });
+        needed[step.to] = (theta && own) || step.reads().any(|value| needed[value]);
+    }
+    needed
+}
+
 /// For each value, whether it is in bf16, in a network that computes so: images are, and what becomes of them up to where
 /// they are pooled or flattened to vectors. Those stay f32, and so do logits, whose least differences count.
 pub(super) fn half(program: &Program, steps: &[Step]) -> Vec<bool> {

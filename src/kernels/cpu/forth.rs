@@ -7,7 +7,7 @@ use super::number::{Number, Value};
 use super::pointwise::{add, flatten, global, multiply, transpose};
 use super::{Core, Report};
 use crate::kernels::sink::Way;
-use crate::kernels::steps::{Step, Work};
+use crate::kernels::steps::{Step, Work, needed};
 use crate::kernels::{Mode, Sink, dropout};
 
 /// What a step keeps for the way back, beside its values.
@@ -49,7 +49,7 @@ impl Forth<'_> {
         let program = &core.program;
         let track = tracked[0] || tracked[1];
         let mut report = Report::default();
-        let needed = self.needed(tracked);
+        let needed = needed(program, &core.steps, tracked);
         let mut values: Vec<Option<Value>> = program.shapes.iter().map(|_| None).collect();
         let mut extras = Vec::with_capacity(core.steps.len());
         let mut input = core.lend(0, batch);
@@ -115,17 +115,6 @@ impl Forth<'_> {
         let (x, mut y) = (values[step.from].as_ref()?, core.lend(next.to, batch));
         conv.folded(batch, x, &packed, fold, &core.pool, &mut y);
         Some((next.to, y))
-    }
-
-    /// Which values have a gradient: those that depend on something tracked.
-    fn needed(&self, [theta, x]: [bool; 2]) -> Vec<bool> {
-        let mut needed = vec![false; self.core.program.shapes.len()];
-        needed[0] = x;
-        for step in &self.core.steps {
-            let own = matches!(step.work, Work::Conv { .. } | Work::Norm { .. });
-            needed[step.to] = (theta && own) || step.reads().any(|value| needed[value]);
-        }
-        needed
     }
 
     /// A value in candle's order.

@@ -27,7 +27,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use candle_core::{CpuStorage, CustomOp2, InplaceOp1, Layout, Shape, Tensor};
 
-use super::steps::{Step, half, steps};
+use super::steps::{Step, half, last_readers, steps};
 use super::{Done, Mode, Moments, Network, Program, Sink, check};
 use crate::error::{Error, Result};
 pub use buffer::Buffer;
@@ -79,10 +79,7 @@ impl Cpu {
     fn at(program: Arc<Program>, level: simd::Level) -> Self {
         let steps = steps(&program);
         let convs = steps.iter().map(|step| Conv::of(&program, step, level)).collect();
-        let mut last = vec![0; program.shapes.len()];
-        for (index, step) in steps.iter().enumerate() {
-            step.reads().for_each(|value| last[value] = index);
-        }
+        let last = last_readers(&program, &steps);
         let half = half(&program, &steps);
         Self { core: Arc::new(Core { program, steps, convs, last, half, pool: Arc::default() }) }
     }

@@ -5,7 +5,7 @@ use candle_core::{Result, Tensor};
 use super::machine::{Arg, Convolution, Grid, Kind, Makes, Memory};
 use super::value::Value;
 use super::{Core, chunk, turn_in, turn_out};
-use crate::kernels::steps::{Activation, Slide, Step, Work};
+use crate::kernels::steps::{Activation, Slide, Step, Work, needed};
 use crate::kernels::{EPSILON, Mode, Moments, Products, dropout};
 
 /// What a step keeps for the way back, beside its values.
@@ -82,19 +82,8 @@ impl Forth<'_> {
             let tap = machine.tensor(tap, &[batch, channels, height, width])?;
             report.taps.push(if [height, width] == [1, 1] { tap.flatten_from(1)? } else { tap });
         }
-        let kept = track.then(|| Kept { values, extras, needed: self.needed(tracked) });
+        let kept = track.then(|| Kept { values, extras, needed: needed(&core.program, &core.steps, tracked) });
         Ok((result, report, kept))
-    }
-
-    /// Which values have a gradient: those that depend on something tracked.
-    fn needed(&self, [theta, x]: [bool; 2]) -> Vec<bool> {
-        let mut needed = vec![false; self.core.program.shapes.len()];
-        needed[0] = x;
-        for step in &self.core.steps {
-            let own = matches!(step.work, Work::Conv { .. } | Work::Norm { .. });
-            needed[step.to] = (theta && own) || step.reads().any(|value| needed[value]);
-        }
-        needed
     }
 
     /// A value in candle's order.

@@ -21,7 +21,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use candle_core::{CpuStorage, CudaStorage, CustomOp2, Layout, Shape, Storage, Tensor};
 
-use super::steps::{Step, half, steps};
+use super::steps::{Step, half, last_readers, steps};
 use super::{Done, Mode, Network, Program, Sink, check};
 use crate::error::{Error, Result};
 #[cfg(feature = "cuda")]
@@ -95,10 +95,7 @@ pub(super) struct Cuda {
 impl Cuda {
     pub(super) fn new(program: Arc<Program>, machine: Arc<dyn Machine>) -> Self {
         let steps = steps(&program);
-        let mut last = vec![0; program.shapes.len()];
-        for (index, step) in steps.iter().enumerate() {
-            step.reads().for_each(|value| last[value] = index);
-        }
+        let last = last_readers(&program, &steps);
         let half = half(&program, &steps);
         Self { core: Arc::new(Core { program, steps, last, half, machine }) }
     }
