@@ -50,7 +50,10 @@ def built(device):
 
 def torch_version():
     words = [PYTHON, "-c", "import torch; print(torch.__version__)"]
-    found = subprocess.run(words, capture_output=True, text=True, check=False)
+    try:
+        found = subprocess.run(words, capture_output=True, text=True, check=False)
+    except OSError:
+        return None
     return found.stdout.strip() if found.returncode == 0 else None
 
 
