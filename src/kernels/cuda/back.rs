@@ -141,10 +141,10 @@ impl Back<'_> {
         gradients: &mut Gradients,
         of_theta: Option<&Memory>,
     ) -> Result<()> {
-        let Work::Conv { transposed, weight, bias, .. } = step.work else { return Ok(()) };
+        let Work::Conv { window, transposed, weight, bias } = step.work else { return Ok(()) };
         let Self { core, batch, kept, .. } = *self;
         let machine = &*core.machine;
-        let (shape, half) = (convolution(core, step, batch), x.half && above.half);
+        let (shape, half) = (convolution(core, step, window, transposed, batch), x.half && above.half);
         let outputs = core.program.shapes[step.to][0];
         if let (Some(of_theta), true) = (of_theta, bias) {
             let rows = above.len / outputs;

@@ -6,7 +6,7 @@ use super::machine::{Arg, Convolution, Grid, Kind, Makes, Memory};
 use super::value::Value;
 use super::{Core, chunk, turn_in, turn_out};
 use crate::kernels::steps::{Activation, Slide, Step, Work, needed};
-use crate::kernels::{EPSILON, Mode, Moments, Products, dropout};
+use crate::kernels::{EPSILON, Mode, Moments, Products, Window, dropout};
 
 /// What a step keeps for the way back, beside its values.
 #[derive(Debug)]
@@ -135,10 +135,10 @@ impl Forth<'_> {
     }
 
     fn conv(&self, step: &Step, x: &Value, y: &Value) -> Result<()> {
-        let Work::Conv { transposed, weight, bias, .. } = step.work else { return Ok(()) };
+        let Work::Conv { window, transposed, weight, bias } = step.work else { return Ok(()) };
         let core = self.core;
         let machine = &*core.machine;
-        let (shape, half) = (convolution(core, step, self.batch), x.half && y.half);
+        let (shape, half) = (convolution(core, step, window, transposed, self.batch), x.half && y.half);
         let weights = packed(core, weight, self.theta, half)?;
         let x = x.seen(machine, half)?;
         let made = if y.half == half { None } else { Some(Value::new(machine, y.len, half)?) };
@@ -226,8 +226,7 @@ pub(super) fn ints([batch, channels, _]: [usize; 3], slide: &Slide) -> [Arg; 9] 
 }
 
 /// The convolution below a step: a transposed one is the way back of that from its output to its input.
-pub(super) fn convolution(core: &Core, step: &Step, batch: usize) -> Convolution {
-    let Work::Conv { window, transposed, .. } = step.work else { unreachable!("only convolutions have one") };
+pub(super) fn convolution(core: &Core, step: &Step, window: Window, transposed: bool, batch: usize) -> Convolution {
     let [from, to] = [step.from, step.to].map(|value| core.program.shapes[value]);
     let (x, y) = if transposed { (to, from) } else { (from, to) };
     let half = core.half[step.from] && core.half[step.to];

@@ -1,5 +1,5 @@
 //! The network on a GPU, f32 or bf16: convolutions by cuDNN, everything else by the kernels in `kernels.cu`. One candle operation
-//! of theta and the input, walked back by hand, as on the CPU. Nothing comes back to the host in a step.
+//! of theta and the input, walked back by hand, as on the CPU. Of a forward and its way back nothing comes to the host.
 
 mod back;
 #[cfg(feature = "cuda")]
