@@ -27,6 +27,7 @@ part parity 100 "$parity" cuda:0
 compare() { python3 benches/compare.py --device cuda:0 --program "$steps" "$@"; }
 export -f compare; export steps
 part "small steps" 120 bash -c 'compare --rows resnet18,scrub --batch 64,256 --turns 1 --seconds 1'
+part "small steps, launch by launch" 60 env RECANT_CUDA_GRAPHS=0 bash -c 'compare --rows resnet18,scrub --batch 64 --turns 1 --seconds 1'
 part "large steps" 120 bash -c 'compare --rows resnet18 --batch 1024 --turns 2 --seconds 1 --compile'
 part "other networks" 120 bash -c 'compare --rows resnet50,allcnn,dcgan,opengan --batch 128 --turns 1 --seconds 1'
 echo "== done in $((SECONDS - began)) s"

@@ -16,6 +16,7 @@ use recant::augment::arpl::canvas::Canvas;
 use recant::augment::arpl::round::{GENERATOR, deceive, discriminate, noise};
 use recant::batches::{Drawn, Loader};
 use recant::bench::{Bench, Speed, Stopwatch, memory, random_images};
+use recant::cores::{all, on_cores};
 use recant::data::Images;
 use recant::error::{Error, Result, listed};
 use recant::nn::arch::{Arch, Precision, Shape};
@@ -164,11 +165,12 @@ fn evaluation(row: &str, model: &Model, images: &Arc<Images>, options: &Options)
     let loader = batches(images, options);
     let watch = Stopwatch::new(options.budget);
     let epoch = loader.epoch(0);
-    watch.steps(options.batch, |step| {
+    let mut answer = |step| {
         let batch = epoch.batch(step)?;
         // read, as whoever asks reads them
         model.logits(&batch.x)?.flatten_all()?.to_vec1::<f32>().map(drop).map_err(Error::from)
-    })?;
+    };
+    on_cores(all(), || watch.steps(options.batch, &mut answer))?;
     let speed = Speed { peak_bytes: memory::peak(), ..Speed::of(&watch.phase(), None, None) };
     say(row, "eval", model.len(), &speed, options);
     Ok(())
@@ -198,15 +200,15 @@ fn dcgan(options: &Options) -> Result<()> {
         .with("generator", generator, &training)?
         .with("discriminator", discriminator, &training)?;
     let numbers: Vec<u64> = (0..options.batch as u64).collect();
-    let ended = (0..usize::MAX).try_for_each(|epoch| {
+    let mut epoch = |epoch| {
         trainer.rounds(epoch, &loader, |crew, batch, index| {
             let noise = noise(100, &noises.at(epoch as u64).at(index as u64), &numbers, &options.device)?;
             let fake = crew.model_mut(GENERATOR).train(&noise)?.logits;
             discriminate(crew, &canvas.pixels(&batch.x)?, &fake.detach())?;
             deceive(crew, &fake, None)
         })
-    });
-    match ended {
+    };
+    match on_cores(all(), || (0..usize::MAX).try_for_each(&mut epoch)) {
         Ok(()) | Err(Error::Interrupted) => {}
         Err(error) => return Err(error),
     }

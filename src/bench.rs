@@ -15,6 +15,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::artifact::{Artifact, Encoder, Features, Generator, Mask, Weights};
+use crate::cores::{all, on_cores};
 use crate::data::{Images, Part, Split};
 use crate::error::{Error, Result};
 use crate::kind::Kind;
@@ -104,7 +105,8 @@ impl<'a> Bench<'a> {
         let stage = (step.kind.make)(&step.settings)?;
         memory::forget_peak();
         let begun = Instant::now();
-        let whole = match stage.run(&inputs, &context) {
+        // as a run has them
+        let whole = match on_cores(all(), || stage.run(&inputs, &context)) {
             Ok(_) => Some(begun.elapsed().as_secs_f64()),
             Err(Error::Interrupted) => None,
             Err(error) => return Err(error),
@@ -247,7 +249,7 @@ fn features(split: &Split, model: &Model, layer: String, mut rng: Rng) -> Result
     };
     let mut parts = BTreeMap::new();
     for (name, part, indices) in split.parts() {
-        let values: Vec<f32> = (0..indices.len() * width).map(|_| rng.normal()).collect();
+        let values: Vec<f32> = rng.normals(indices.len() * width);
         let labels = indices.iter().map(|&index| part.labels[index as usize]).collect();
         let values = Tensor::from_vec(values, (indices.len(), width), &Device::Cpu)?;
         parts.insert(name.to_owned(), (values, labels));

@@ -62,7 +62,7 @@ enum Command {
         /// Exit with 4 where another run is at a stage, in place of waiting
         #[arg(long)]
         no_wait: bool,
-        /// Stages side by side on the CPU; as many as cores, at most 4, where not said
+        /// Stages side by side; where not said, on the CPU as many as cores, at most 4, and one on a GPU
         #[arg(long)]
         jobs: Option<usize>,
         /// Where to compute

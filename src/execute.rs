@@ -17,6 +17,7 @@ use petgraph::graph::NodeIndex;
 use work::{Outcome, Resident};
 
 use crate::artifact::Artifact;
+use crate::cores::{all, on_cores};
 use crate::error::{Error, Result};
 use crate::event::{Event, Reporter};
 use crate::plan::{Plan, Step};
@@ -31,8 +32,8 @@ const TELL: Duration = Duration::from_secs(5);
 
 /// How to run: never what.
 pub struct Options<'a> {
-    pub jobs: usize,
-    pub device: Device,
+    /// One a stage that runs at a time: all of a kind.
+    pub devices: Vec<Device>,
     pub fail_fast: bool,
     /// The signal that asked to stop; 0 for none.
     pub stop: Arc<AtomicUsize>,
@@ -162,15 +163,6 @@ struct Held {
     told: Option<(Instant, String)>,
 }
 
-/// Where more stages wait than there are cores, each gets on faster on one core than all do on all: nobody waits for another's
-/// part of a step. No result depends on it.
-fn on_one_core<T: Send>(work: impl FnOnce() -> T + Send) -> T {
-    match rayon::ThreadPoolBuilder::new().num_threads(1).build() {
-        Ok(pool) => pool.install(work),
-        Err(_) => work(),
-    }
-}
-
 impl Run<'_> {
     fn needed(&self, targets: &[NodeIndex]) -> BTreeSet<NodeIndex> {
         let forced: BTreeSet<&str> =
@@ -198,7 +190,8 @@ impl Run<'_> {
         let mut waiting: BTreeSet<NodeIndex> = needed.clone();
         let mut unfinished: BTreeSet<NodeIndex> = needed.clone();
         let mut held: BTreeMap<NodeIndex, Held> = BTreeMap::new();
-        let mut claims: BTreeMap<NodeIndex, Arc<Claim>> = BTreeMap::new();
+        let mut claims: BTreeMap<NodeIndex, (Arc<Claim>, Device)> = BTreeMap::new();
+        let mut free = options.devices.clone();
         let mut damaged = Vec::new();
         let (beat, mut beaten) = (beat(), Instant::now());
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -212,7 +205,7 @@ impl Run<'_> {
                 ready.sort_by_key(|node| (std::cmp::Reverse(self.heights.get(node)), *node));
                 let many = ready.len();
                 for (index, node) in ready.into_iter().enumerate() {
-                    if halted || self.summary.locked || claims.len() >= options.jobs.max(1) {
+                    if halted || self.summary.locked || free.is_empty() {
                         break;
                     }
                     if plan.inputs(node).all(|(_, input)| self.failed.contains(&input)) && plan.inputs(node).count() > 0
@@ -226,20 +219,22 @@ impl Run<'_> {
                     match self.claim(node, &mut held) {
                         Ok(Some(claim)) => {
                             waiting.remove(&node);
+                            let Some(device) = free.pop() else { break };
                             let claim = Arc::new(claim);
-                            claims.insert(node, claim.clone());
+                            claims.insert(node, (claim.clone(), device.clone()));
                             let send = send.clone();
                             let force = self.forced.contains(&node) && !held.contains_key(&node);
                             let resident = self.resident.clone();
                             let failed = &self.failed;
                             let without: BTreeSet<NodeIndex> =
                                 plan.inputs(node).map(|(_, input)| input).filter(|it| failed.contains(it)).collect();
-                            let alone = many - index > cores;
+                            // Where more stages wait than there are cores, each gets on faster on one core than all do
+                            // on all.
+                            let threads = if many - index > cores { 1 } else { all() };
                             scope.spawn(move || {
-                                let work =
-                                    || work::work(plan, node, force, &without, store, options, (&claim, &resident));
-                                let run = || if alone { on_one_core(work) } else { work() };
-                                let result = std::panic::catch_unwind(AssertUnwindSafe(run));
+                                let own = (&*claim, &*resident, &device);
+                                let work = || work::work(plan, node, force, &without, store, options, own);
+                                let result = std::panic::catch_unwind(AssertUnwindSafe(|| on_cores(threads, work)));
                                 let result = result.unwrap_or_else(|panic| {
                                     let text = panic.downcast_ref::<String>().cloned();
                                     let text = text.or_else(|| panic.downcast_ref::<&str>().map(|&s| s.to_owned()));
@@ -258,7 +253,7 @@ impl Run<'_> {
                 }
                 if beaten.elapsed() > beat {
                     beaten = Instant::now();
-                    for claim in claims.values() {
+                    for (claim, _) in claims.values() {
                         claim.beat();
                     }
                     if let Some(pin) = &self.summary.pin {
@@ -273,7 +268,7 @@ impl Run<'_> {
                 let Ok((node, result)) = receive.recv_timeout(if held.is_empty() { beat } else { LOOK }) else {
                     continue;
                 };
-                claims.remove(&node);
+                free.extend(claims.remove(&node).map(|(_, device)| device));
                 let stage = plan.step(node).name.clone();
                 match result {
                     Ok(Outcome::Ran(seconds)) => {

@@ -1,6 +1,7 @@
 //! Recant runs machine-unlearning experiments: a recipe in, a table of results against the retrained oracle out.
 
 // ground
+pub mod cores;
 pub mod error;
 pub mod halt;
 pub mod indices;

@@ -2,6 +2,8 @@
 //! purpose. A draw is a function of (seed, purposes, position) alone, so it does not depend on threads, on the order of
 //! stages or on what was drawn before, and a training loop that resumes draws what it would have drawn.
 
+use rayon::prelude::*;
+
 /// A stream of draws.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rng {
@@ -49,11 +51,15 @@ impl Rng {
     }
 
     pub fn next_u32(&mut self) -> u32 {
-        let block = self.position / 4;
-        let counter = [block as u32, (block >> 32) as u32, self.stream as u32, (self.stream >> 32) as u32];
-        let word = philox(counter, self.key)[(self.position % 4) as usize];
+        let word = self.block(self.position / 4)[(self.position % 4) as usize];
         self.position += 1;
         word
+    }
+
+    /// Four words of the stream.
+    fn block(&self, block: u64) -> [u32; 4] {
+        let counter = [block as u32, (block >> 32) as u32, self.stream as u32, (self.stream >> 32) as u32];
+        philox(counter, self.key)
     }
 
     pub fn next_u64(&mut self) -> u64 {
@@ -89,9 +95,37 @@ impl Rng {
 
     /// A standard normal draw (Box and Muller), from exactly two words.
     pub fn normal(&mut self) -> f32 {
-        let radius = f64::from(self.next_u32()) + 1.0;
-        let angle = f64::from(self.next_u32()) / 4_294_967_296.0 * std::f64::consts::TAU;
-        ((-2.0 * (radius / 4_294_967_297.0).ln()).sqrt() * angle.cos()) as f32
+        let radius = self.next_u32();
+        normal([radius, self.next_u32()])
+    }
+
+    /// So many of them, the same as one by one, drawn on all cores.
+    pub fn normals(&mut self, count: usize) -> Vec<f32> {
+        const CHUNK: usize = 4096;
+        let mut draws = vec![0.0; count];
+        if !self.position.is_multiple_of(2) {
+            draws.fill_with(|| self.normal());
+            return draws;
+        }
+        let first = self.position / 2;
+        let fill = |(chunk, draws): (usize, &mut [f32])| {
+            let start = first + (chunk * CHUNK) as u64;
+            let mut block = self.block(start / 2);
+            for (place, draw) in (start..).zip(draws) {
+                if place.is_multiple_of(2) {
+                    block = self.block(place / 2);
+                }
+                let [a, b, c, d] = block;
+                *draw = normal(if place.is_multiple_of(2) { [a, b] } else { [c, d] });
+            }
+        };
+        if count <= CHUNK {
+            fill((0, &mut draws));
+        } else {
+            draws.par_chunks_mut(CHUNK).enumerate().for_each(fill);
+        }
+        self.position += 2 * count as u64;
+        draws
     }
 
     /// A fair shuffle in place (Fisher and Yates).
@@ -100,6 +134,12 @@ impl Rng {
             items.swap(last, self.below(last as u64 + 1) as usize);
         }
     }
+}
+
+fn normal([radius, angle]: [u32; 2]) -> f32 {
+    let radius = f64::from(radius) + 1.0;
+    let angle = f64::from(angle) / 4_294_967_296.0 * std::f64::consts::TAU;
+    ((-2.0 * (radius / 4_294_967_297.0).ln()).sqrt() * angle.cos()) as f32
 }
 
 fn philox(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
@@ -125,6 +165,18 @@ mod tests {
             philox([0x243f_6a88, 0x85a3_08d3, 0x1319_8a2e, 0x0370_7344], [0xa409_3822, 0x299f_31d0]),
             [0xd16c_fe09, 0x94fd_cceb, 0x5001_e420, 0x2412_6ea1]
         );
+    }
+
+    #[test]
+    fn many_normal_draws_are_those_drawn_one_by_one() {
+        for (skipped, count) in [(0, 1), (0, 10_001), (2, 4096), (6, 9000), (3, 50)] {
+            let mut one = Rng::new(5).fork("noise");
+            one.seek(skipped);
+            let mut many = one.clone();
+            let drawn: Vec<f32> = (0..count).map(|_| one.normal()).collect();
+            assert_eq!(many.normals(count), drawn, "{count} from {skipped}");
+            assert_eq!(many, one);
+        }
     }
 
     #[test]

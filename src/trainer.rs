@@ -3,6 +3,7 @@
 
 mod crew;
 mod loss;
+mod watch;
 
 use std::collections::BTreeMap;
 
@@ -68,6 +69,14 @@ impl<'a> Trainer<'a> {
         Ok(self)
     }
 
+    /// From now on losses, gradients and statistics are looked at some steps after they were made, as they are on a GPU,
+    /// where a look waits for the device. Nothing is kept that was not looked at.
+    #[must_use]
+    pub fn late(mut self) -> Self {
+        self.crew.look_late();
+        self
+    }
+
     /// One pass over the loader, a step of all models a batch. The closure gives the loss of a batch; its last argument
     /// is the batch's number.
     pub fn epoch<L: Into<Loss>>(
@@ -110,9 +119,10 @@ impl<'a> Trainer<'a> {
             self.crew.begin(Moment { step: self.step, steps: self.steps, epoch }, index);
             let batch = batches.batch(index)?;
             let value = round(&mut self.crew, &batch, index)?;
-            self.crew.watch_statistics()?;
+            self.crew.end_round()?;
             self.step += 1;
             if self.step == self.steps {
+                self.crew.settle()?;
                 self.crew.watch_moves()?;
             }
             self.images += batch.y.elem_count();
@@ -121,6 +131,7 @@ impl<'a> Trainer<'a> {
         }
         // An epoch that was skipped whole is in the restored state already.
         if self.step > resumed {
+            self.crew.settle()?;
             self.crew.end_epoch();
             if let Some(norms) = self.crew.norms() {
                 self.note(format!("gradient norms in epoch {}: {norms}", epoch + 1));
@@ -175,7 +186,9 @@ impl<'a> Trainer<'a> {
         Ok(resumed)
     }
 
-    fn save(&self) -> Result<()> {
+    /// Nothing is kept that was not looked at.
+    fn save(&mut self) -> Result<()> {
+        self.crew.settle()?;
         let mut tensors = self.crew.tensors()?;
         tensors.extend(self.kept.iter().map(|(name, tensor)| (format!("kept.{name}"), tensor.clone())));
         let record = json!({ "step": self.step, "notes": self.notes, "crew": self.crew.record() });

@@ -55,28 +55,38 @@ fn binary(folder: &Path, form: &Form, labels: &[u8]) {
     }
 }
 
-/// A batch as Python 2 pickled it: {data: numpy array, labels: list}.
+/// Images in planes, 3072 bytes each, as Python 2 pickled a batch: {data: numpy array, key: list of labels}.
+pub fn pickled(data: &[u8], key: &str, labels: &[u8]) -> Vec<u8> {
+    let short = |text: &str| [&[b'U', text.len() as u8], text.as_bytes()].concat();
+    let labels: Vec<u8> = labels.iter().flat_map(|&label| [b'K', label]).collect();
+    let count = [b"J".as_slice(), &(data.len() as u32 / 3072).to_le_bytes()].concat();
+    [
+        b"\x80\x02}q\x01(".to_vec(),
+        short("data"),
+        b"cnumpy.core.multiarray\n_reconstruct\nq\x02cnumpy\nndarray\nq\x03K\x00\x85".to_vec(),
+        short("b"),
+        b"\x87R(K\x01".to_vec(),
+        count,
+        b"M\x00\x0c\x86cnumpy\ndtype\nq\x04".to_vec(),
+        short("u1"),
+        b"K\x00K\x01\x87R(K\x03".to_vec(),
+        short("|"),
+        b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89T".to_vec(),
+        (data.len() as u32).to_le_bytes().to_vec(),
+        data.to_vec(),
+        b"tb".to_vec(),
+        short(key),
+        b"](".to_vec(),
+        labels,
+        b"eu.".to_vec(),
+    ]
+    .concat()
+}
+
 fn python(folder: &Path, form: &Form, key: &str, label: u8) {
     for (number, path) in paths(folder, form).iter().enumerate() {
-        let short = |text: &str| [&[b'U', text.len() as u8], text.as_bytes()].concat();
         let data = [planes(2 * number), planes(2 * number + 1)].concat();
-        let bytes = [
-            b"\x80\x02}q\x01(".to_vec(),
-            short("data"),
-            b"cnumpy.core.multiarray\n_reconstruct\nq\x02cnumpy\nndarray\nq\x03K\x00\x85".to_vec(),
-            short("b"),
-            b"\x87R(K\x01K\x02M\x00\x0c\x86cnumpy\ndtype\nq\x04".to_vec(),
-            short("u1"),
-            b"K\x00K\x01\x87R(K\x03".to_vec(),
-            short("|"),
-            b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89T".to_vec(),
-            (data.len() as u32).to_le_bytes().to_vec(),
-            data,
-            b"tb".to_vec(),
-            short(key),
-            vec![b']', b'(', b'K', label, b'K', label, b'e', b'u', b'.'],
-        ];
-        fs::write(path, bytes.concat()).unwrap();
+        fs::write(path, pickled(&data, key, &[label, label])).unwrap();
     }
 }
 

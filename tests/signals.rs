@@ -205,10 +205,18 @@ fn large(folder: &Path) -> Vec<(&'static str, &'static str)> {
     for name in ["data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch"] {
         hollow(folder.join("cifar").join(format!("{name}.bin")), 10_000 * 3073);
     }
-    for (part, images) in [("train", 5000), ("test", 8000)] {
-        hollow(folder.join(format!("stl/{part}_X.bin")), images * 27_648);
-        std::fs::write(folder.join(format!("stl/{part}_y.bin")), vec![1; images as usize]).unwrap();
+    let batch = crate::data::pickled(&vec![0; 10_000 * 3072], "labels", &[1; 10_000]);
+    std::fs::create_dir_all(folder.join("snake")).unwrap();
+    for name in ["data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch"] {
+        std::fs::write(folder.join("snake").join(name), &batch).unwrap();
     }
+    for set in ["stl", "more"] {
+        for (part, images) in [("train", 5000), ("test", 8000)] {
+            hollow(folder.join(format!("{set}/{part}_X.bin")), images * 27_648);
+            std::fs::write(folder.join(format!("{set}/{part}_y.bin")), vec![1; images as usize]).unwrap();
+        }
+    }
+    hollow(folder.join("more/unlabeled_X.bin"), 40_000 * 27_648);
     let picture = image::RgbImage::from_fn(256, 256, |x, y| image::Rgb([x as u8, y as u8, (x * y) as u8]));
     let class = folder.join("own/train/a");
     std::fs::create_dir_all(&class).unwrap();
@@ -226,7 +234,9 @@ fn large(folder: &Path) -> Vec<(&'static str, &'static str)> {
     for part in ["train", "test"] {
         crate::data::parquet(&folder.join(format!("street/{part}-00000-of-00001.parquet")), "image", "label", &rows);
     }
-    vec![("cifar10", "cifar"), ("stl10", "stl"), ("folder", "own"), ("svhn", "street")]
+    let cifar = [("cifar10", "cifar"), ("cifar10", "snake")];
+    let stl = [("stl10", "stl"), ("stl10_unlabelled", "more")];
+    [cifar, stl, [("folder", "own"), ("svhn", "street")]].concat()
 }
 
 #[test]
@@ -246,8 +256,8 @@ fn warnings_end_the_reading_of_large_data_within_seconds() {
             assert!(Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap().success());
             let status = child.wait().unwrap();
             let seconds = sent.elapsed();
-            assert!(seconds < GRACE, "{set} after {wait} ms: {seconds:?}");
-            longest = if seconds.as_secs_f64() > longest.0 { (seconds.as_secs_f64(), wait, set) } else { longest };
+            assert!(seconds < GRACE, "{folder} after {wait} ms: {seconds:?}");
+            longest = if seconds.as_secs_f64() > longest.0 { (seconds.as_secs_f64(), wait, folder) } else { longest };
             match status.code() {
                 Some(143) => stopped += 1,
                 // It did not yet listen.
@@ -256,7 +266,7 @@ fn warnings_end_the_reading_of_large_data_within_seconds() {
                 Some(_) => break,
             }
         }
-        assert!(stopped > 0, "{set} was read before it could be stopped");
+        assert!(stopped > 0, "{folder} was read before it could be stopped");
     }
     eprintln!("seconds from the signal to the end, milliseconds before it, data: {longest:?}");
 }

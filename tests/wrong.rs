@@ -28,13 +28,15 @@ use crate::support::place::SMALL;
 fn trained(
     student: &mut Model,
     desk: &Halting,
+    late: bool,
     mut loss: impl FnMut(&mut Crew, &Batch, usize) -> Result<Loss>,
 ) -> Result<()> {
     let (_, _, retain) = tiny_of(&json!({ "name": "mlp", "hidden": [12] }), side(student));
     let optimizer = Rule::Sgd { momentum: 0.9, weight_decay: 0.1, nesterov: false };
     let recipe = Training { lr: 0.25, optimizer, schedule: Schedule::Constant { warmup: 0.0 } };
     let steps = retain.steps(3);
-    let mut trainer = Trainer::new(student, &recipe, steps, None, desk)?;
+    let trainer = Trainer::new(student, &recipe, steps, None, desk)?;
+    let mut trainer = if late { trainer.late() } else { trainer };
     (0..3).try_for_each(|epoch| trainer.epoch(epoch, &retain, &mut loss))
 }
 
@@ -47,9 +49,9 @@ fn mlp() -> Model {
 }
 
 /// Cross-entropy, and a term that is made of the logits from that step on.
-fn with(from: usize, term: fn(&Tensor) -> candle_core::Result<Tensor>) -> String {
+fn with(late: bool, from: usize, term: fn(&Tensor) -> candle_core::Result<Tensor>) -> String {
     let mut steps = 0;
-    let ended = trained(&mut mlp(), &Halting::never(), |crew, batch, _| {
+    let ended = trained(&mut mlp(), &Halting::never(), late, |crew, batch, _| {
         let logits = crew.train(&batch.x)?.logits;
         let fine = (logits.sqr()?.mean_all()? * 0.01)?;
         steps += 1;
@@ -61,39 +63,44 @@ fn with(from: usize, term: fn(&Tensor) -> candle_core::Result<Tensor>) -> String
 
 #[test]
 fn losses_and_gradients_that_are_no_numbers_name_term_step_and_rate() {
-    let error = with(1, |logits| (logits.sum_all()? * 0.0)? / 0.0);
-    assert_eq!(error, "the loss of the term `ssl` is NaN at step 2 (learning rate 0.25): lower the learning rate");
-    let error = with(4, |logits| logits.abs()?.sum_all()? * f64::from(f32::MAX));
-    assert!(error.starts_with("the loss of the term `ssl` is inf at step 5 "), "{error}");
-    // A root of 0 has a value, and no slope.
-    let error = with(2, |logits| (logits - logits.detach())?.sqr()?.sum_all()?.sqrt());
-    assert!(error.starts_with("the gradient of the term `ssl` is NaN at step 3 (learning rate 0.25)"), "{error}");
-    // One term alone has no name.
-    let ended = trained(&mut mlp(), &Halting::never(), |crew, batch, _| {
-        Ok(Loss::from((cross_entropy(&crew.train(&batch.x)?.logits, &batch.y)? * f64::INFINITY)?))
-    });
-    let error = ended.unwrap_err().to_string();
-    assert!(error.starts_with("the loss is inf at step 1 (learning rate 0.25)"), "{error}");
+    for late in [false, true] {
+        let error = with(late, 1, |logits| (logits.sum_all()? * 0.0)? / 0.0);
+        assert_eq!(error, "the loss of the term `ssl` is NaN at step 2 (learning rate 0.25): lower the learning rate");
+        let error = with(late, 4, |logits| logits.abs()?.sum_all()? * f64::from(f32::MAX));
+        assert!(error.starts_with("the loss of the term `ssl` is inf at step 5 "), "{error}");
+        // A root of 0 has a value, and no slope. Later, nobody knows whose slope it was.
+        let error = with(late, 2, |logits| (logits - logits.detach())?.sqr()?.sum_all()?.sqrt());
+        let whose = if late { "" } else { " of the term `ssl`" };
+        assert!(error.starts_with(&format!("the gradient{whose} is NaN at step 3 (learning rate 0.25)")), "{error}");
+        // One term alone has no name.
+        let ended = trained(&mut mlp(), &Halting::never(), late, |crew, batch, _| {
+            Ok(Loss::from((cross_entropy(&crew.train(&batch.x)?.logits, &batch.y)? * f64::INFINITY)?))
+        });
+        let error = ended.unwrap_err().to_string();
+        assert!(error.starts_with("the loss is inf at step 1 (learning rate 0.25)"), "{error}");
+    }
 }
 
 /// Weights so large that a batch's variance is infinite: what batch norm divides by it is 0, and the loss a number.
 #[test]
 fn statistics_that_are_no_numbers_are_named() {
-    let arch = json!({ "name": "allcnn", "width": 4, "dropout": 0.0 });
-    let (mut student, ..) = tiny_of(&arch, 8);
-    let first = student.spans()[0].range.clone();
-    let mut theta = student.theta().unwrap();
-    theta[first].iter_mut().for_each(|weight| *weight *= 1e25);
-    student.set_theta(&theta).unwrap();
-    let mut losses = Vec::new();
-    let ended = trained(&mut student, &Halting::never(), |crew, batch, _| {
-        let loss = cross_entropy(&crew.train(&batch.x)?.logits, &batch.y)?;
-        losses.push(loss.to_scalar::<f32>()?);
-        Ok(loss.into())
-    });
-    let error = ended.unwrap_err().to_string();
-    assert!(losses.iter().all(|loss| loss.is_finite()) && losses.len() == 1, "{losses:?}");
-    assert!(error.contains("running_var` is inf at step 1 (learning rate 0.25)"), "{error}");
+    for late in [false, true] {
+        let arch = json!({ "name": "allcnn", "width": 4, "dropout": 0.0 });
+        let (mut student, ..) = tiny_of(&arch, 8);
+        let first = student.spans()[0].range.clone();
+        let mut theta = student.theta().unwrap();
+        theta[first].iter_mut().for_each(|weight| *weight *= 1e25);
+        student.set_theta(&theta).unwrap();
+        let mut losses = Vec::new();
+        let ended = trained(&mut student, &Halting::never(), late, |crew, batch, _| {
+            let loss = cross_entropy(&crew.train(&batch.x)?.logits, &batch.y)?;
+            losses.push(loss.to_scalar::<f32>()?);
+            Ok(loss.into())
+        });
+        let error = ended.unwrap_err().to_string();
+        assert!(losses[0].is_finite() && (late || losses.len() == 1), "{losses:?}");
+        assert!(error.contains("running_var` is inf at step 1 (learning rate 0.25)"), "{error}");
+    }
 }
 
 #[test]
@@ -101,8 +108,10 @@ fn a_loss_that_never_leads_anywhere_is_an_error_through_interruptions_too() {
     // Weight decay moves the weights all the same.
     let nothing = |logits: &Tensor| (logits - logits.detach())?.sqr()?.sum_all();
     let flat = |crew: &mut Crew, batch: &Batch, _: usize| Ok(Loss::from(nothing(&crew.train(&batch.x)?.logits)?));
-    let error = trained(&mut mlp(), &Halting::never(), flat).unwrap_err();
-    assert!(matches!(&error, Error::NoGradient(term) if term == "method"), "{error}");
+    for late in [false, true] {
+        let error = trained(&mut mlp(), &Halting::never(), late, flat).unwrap_err();
+        assert!(matches!(&error, Error::NoGradient(term) if term == "method"), "{error}");
+    }
     // Steps that led somewhere before an interruption count after it.
     let mut first = true;
     let mut once = |crew: &mut Crew, batch: &Batch, _: usize| {
@@ -110,8 +119,44 @@ fn a_loss_that_never_leads_anywhere_is_an_error_through_interruptions_too() {
         let loss = if std::mem::take(&mut first) { cross_entropy(&logits, &batch.y)? } else { nothing(&logits)? };
         Ok(Loss::from(loss))
     };
-    let ((), stops) = Halting::through(2, |desk| trained(&mut mlp(), desk, &mut once));
+    let ((), stops) = Halting::through(2, |desk| trained(&mut mlp(), desk, false, &mut once));
     assert!(stops > 2);
+}
+
+/// What is looked at later changes nothing: weights, statistics, a plateau's rates, and where it is stopped and goes on.
+#[test]
+fn looking_later_gives_the_same_bytes() {
+    let ended = |late: bool, stops: bool| {
+        let (mut student, _, retain) = tiny_of(&json!({ "name": "allcnn", "width": 4, "dropout": 0.0 }), 8);
+        let begun = student.copy().unwrap();
+        let plateau =
+            Schedule::Plateau { factor: 0.5, patience: 0, threshold: 0.5, cooldown: 0, floor: 0.0, warmup: 0.0 };
+        let optimizer = Rule::Sgd { momentum: 0.9, weight_decay: 0.1, nesterov: false };
+        let recipe = Training { lr: 0.05, optimizer, schedule: plateau };
+        let mut run = |desk: &Halting| {
+            student.set_theta_tensor(&begun.theta_tensor()?)?;
+            student.set_stats(&begun.stats()?)?;
+            let trainer = Trainer::new(&mut student, &recipe, retain.steps(4), None, desk)?;
+            let mut trainer = if late { trainer.late() } else { trainer };
+            let mut loss = |crew: &mut Crew, batch: &Batch, _: usize| {
+                let logits = crew.train(&batch.x)?.logits;
+                Ok(Loss::from(cross_entropy(&logits, &batch.y)?)
+                    .and("small", Some((logits.sqr()?.mean_all()? * 0.01)?)))
+            };
+            (0..4).try_for_each(|epoch| trainer.epoch(epoch, &retain, &mut loss))
+        };
+        if stops {
+            let ((), stops) = Halting::through(2, run);
+            assert!(stops > 2);
+        } else {
+            run(&Halting::never()).unwrap();
+        }
+        (student.theta().unwrap(), student.stats().unwrap().to_vec1::<f32>().unwrap())
+    };
+    let truth = ended(false, false);
+    for stops in [false, true] {
+        assert_eq!(ended(true, stops), truth, "stops: {stops}");
+    }
 }
 
 fn mistakes(text: &str) -> String {

@@ -190,8 +190,7 @@ impl Opengan {
                     let rows = others.iter().copied().cycle().skip(index * self.batch).take(count);
                     Ok::<_, Error>(pick(outliers, &rows.collect::<Vec<u32>>())?.to_device(context.device)?)
                 });
-                let mut draws = stream("noise").at(index as u64);
-                let noise: Vec<f32> = (0..count * self.noise).map(|_| draws.normal()).collect();
+                let noise = stream("noise").at(index as u64).normals(count * self.noise);
                 let noise = Tensor::from_vec(noise, (count, self.noise, 1, 1), context.device)?;
                 round(crew, &batch.x, open.transpose()?.as_ref(), &noise, shares)
             })?;

@@ -62,15 +62,12 @@ pub(super) fn run(path: &Path, names: &[String], common: &Common, how: &How, off
             ask.extend(plan.consumers(node));
         }
     }
-    let device = device(&how.device)?;
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let jobs = if device.is_cuda() { 1 } else { how.jobs.unwrap_or(cores.min(4)) };
+    let devices = devices(&how.device, how.jobs)?;
     let wait = Duration::try_from_secs_f64(how.checkpoint_every)
         .map_err(|_| Error::Usage("`--checkpoint-every` takes seconds".to_owned()))?;
     let stop = signals.begin();
     let options = Options {
-        jobs,
-        device,
+        devices,
         fail_fast: how.fail_fast,
         stop: stop.clone(),
         wait: how.wait,
@@ -178,6 +175,19 @@ impl Signals {
         self.at_once.iter().for_each(|at_once| at_once.store(false, Ordering::SeqCst));
         self.stop.clone()
     }
+}
+
+/// One for each of the stages that may run at a time: by default as many as there are cores, at most 4, and one on a GPU.
+fn devices(name: &str, jobs: Option<usize>) -> Result<Vec<Device>> {
+    let first = device(name)?;
+    if !first.is_cuda() {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        return Ok(vec![Device::Cpu; jobs.unwrap_or(cores.min(4)).max(1)]);
+    }
+    // each with a stream of its own
+    let name = if name == "auto" { "cuda:0" } else { name };
+    let more = (1..jobs.unwrap_or(1)).map(|_| device(name));
+    std::iter::once(Ok(first)).chain(more).collect()
 }
 
 pub(super) fn device(name: &str) -> Result<Device> {

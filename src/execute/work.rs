@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use candle_core::Device;
 use petgraph::graph::NodeIndex;
 use serde_json::{Value, json};
 
@@ -43,7 +44,7 @@ pub(super) fn work(
     without: &BTreeSet<NodeIndex>,
     store: &Store,
     options: &Options,
-    (claim, resident): (&Claim, &Resident),
+    (claim, resident, device): (&Claim, &Resident, &Device),
 ) -> Result<Outcome> {
     let step = plan.step(node);
     let fingerprint = step.fingerprint.as_str();
@@ -70,7 +71,7 @@ pub(super) fn work(
     let resumed_at = checkpoint.as_ref().and_then(|saved| saved.record["step"].as_u64());
     let before = checkpoint.as_ref().and_then(|saved| saved.record["seconds"].as_f64()).unwrap_or(0.0);
     options.reporter.event(&Event::Started { stage: step.name.clone(), resumed_at });
-    let here = Provenance::here(device(options));
+    let here = Provenance::here(kind_of_device(options));
     let earlier = earlier(checkpoint.as_ref(), &here);
     let begun = Instant::now();
     let every = &step.run["checkpoint_every"];
@@ -107,7 +108,7 @@ pub(super) fn work(
         }
     }
     let stage = (step.kind.make)(&step.settings)?;
-    let context = Context { device: &options.device, files: step.files.clone(), desk: &desk };
+    let context = Context { device, files: step.files.clone(), desk: &desk };
     let artifact = match stage.run(&inputs, &context) {
         Err(Error::Interrupted) if desk.late.load(Ordering::Relaxed) => {
             let limit = &step.run["timeout"];
@@ -142,13 +143,13 @@ pub(super) fn work(
     Ok(Outcome::Ran(seconds))
 }
 
-fn device(options: &Options) -> &'static str {
-    if options.device.is_cuda() { "cuda" } else { "cpu" }
+fn kind_of_device(options: &Options) -> &'static str {
+    if options.devices.first().is_some_and(Device::is_cuda) { "cuda" } else { "cpu" }
 }
 
 /// Whoever goes on from a checkpoint must compute as the one who wrote it did.
 fn by(options: &Options) -> Value {
-    json!({ "device": device(options), "kernels": crate::nn::KERNELS })
+    json!({ "device": kind_of_device(options), "kernels": crate::nn::KERNELS })
 }
 
 /// The checkpoint to go on from. One that is damaged, or that others computed, is put aside, and the stage begins again.

@@ -103,6 +103,25 @@ pub(super) fn residual() -> Program {
     Program { products: Products::Bf16, ..b.finish(x) }
 }
 
+/// Convolutions with batch norm on few channels, by tiles and directly, with channels that fill no vector.
+pub(super) fn stem() -> Program {
+    let mut b = Builder::new([3, 11, 9], 1);
+    let conv = |out: usize, kernel: usize, stride: usize| Op::Conv {
+        out,
+        window: Window::new(kernel, stride, kernel / 2),
+        bias: false,
+    };
+    let mut x = 0;
+    for (name, layer) in [("a", conv(70, 3, 1)), ("c", conv(37, 3, 1)), ("e", conv(41, 5, 2)), ("g", conv(41, 1, 1))] {
+        x = b.layer(name, layer, x).unwrap();
+        x = b.layer(&format!("{name}n"), Op::BatchNorm, x).unwrap();
+        x = b.layer("", Op::Relu, x).unwrap();
+    }
+    x = b.layer("", Op::GlobalPool, x).unwrap();
+    b.layer("i", Op::Linear { out: 5, bias: true }, x).unwrap();
+    b.finish(x)
+}
+
 /// Logits by running statistics, with the gradient of theta if it is wanted.
 pub(super) fn answer(network: &dyn Network, program: &Program, dtype: DType, tracked: bool) -> Vec<f64> {
     let device = &Device::Cpu;
@@ -113,10 +132,16 @@ pub(super) fn answer(network: &dyn Network, program: &Program, dtype: DType, tra
         .into_iter()
         .map(|piece| if tracked { Var::from_tensor(&piece).unwrap().into_inner() } else { piece })
         .collect();
-    let x = Tensor::from_vec(normal(37 * 1024, 2, 1.0), (37, 16, 8, 8), device).unwrap().to_dtype(dtype).unwrap();
-    let stats =
-        Tensor::from_vec(normal(64, 3, 0.3), (2, 2, 16), device).unwrap().abs().unwrap().to_dtype(dtype).unwrap();
-    let stats: Vec<Tensor> = (0..2).map(|norm| (stats.get(norm).unwrap() + 0.5).unwrap()).collect();
-    let mode = Mode { batch: vec![false, false], branch: 0, rng: None, taps: Vec::new() };
+    let [c, h, w] = program.input;
+    let x = normal(37 * c * h * w, 2, 1.0);
+    let x = Tensor::from_vec(x, (37, c, h, w), device).unwrap().to_dtype(dtype).unwrap();
+    let channels: Vec<usize> = program.norms.iter().map(|norm| norm.channels).collect();
+    let mut draws = normal(2 * channels.iter().sum::<usize>(), 3, 0.3).into_iter().map(|draw| draw.abs() + 0.5);
+    let stats = channels.iter().map(|&channels| {
+        let set: Vec<f32> = draws.by_ref().take(2 * channels).collect();
+        Tensor::from_vec(set, (2, channels), device).unwrap().to_dtype(dtype).unwrap()
+    });
+    let stats: Vec<Tensor> = stats.collect();
+    let mode = Mode { batch: vec![false; channels.len()], branch: 0, rng: None, taps: Vec::new() };
     numbers(&network.forward(&theta, &stats, &x, &mode, &Arc::default()).unwrap().logits)
 }

@@ -8,6 +8,7 @@ mod cpu;
 #[cfg(any(test, feature = "cuda"))]
 #[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "parts that tests alone reach without a GPU"))]
 mod cuda;
+mod features;
 mod program;
 mod reference;
 mod sink;
@@ -24,7 +25,7 @@ use crate::rng::Rng;
 pub use cpu::Buffer;
 pub use program::{Builder, Init, Layer, Norm, Op, Parameter, Products, Program, Window};
 pub use sink::Sink;
-pub use vectors::{Drawn, Numbers, gpu, images, length, step};
+pub use vectors::{Drawn, Numbers, gpu, images, squares, step};
 
 /// Raised when the CPU's kernels give other bits for the same input; a test holds them to it. Recorded with every result.
 pub const VERSION: u32 = 2;
@@ -51,6 +52,14 @@ pub struct Moments {
     pub norm: usize,
     pub branch: usize,
     pub values: Tensor,
+}
+
+/// The shape of a value of the program: batch x channels, and x height x width where it is an image.
+fn shape(program: &Program, value: usize, batch: usize) -> candle_core::Shape {
+    match program.shapes[value] {
+        [channels, 1, 1] => (batch, channels).into(),
+        [channels, height, width] => (batch, channels, height, width).into(),
+    }
 }
 
 /// What a forward gives.

@@ -71,14 +71,13 @@ pub fn step(
     Ok(false)
 }
 
-/// The length of an f32 vector, its squares summed in f64.
-pub fn length(vector: &Tensor) -> Result<f64> {
+/// The squares of an f32 vector, summed in f64, by pieces in their order: `[P]` f64 on its device, P at least 1.
+pub fn squares(vector: &Tensor) -> Result<Tensor> {
     #[cfg(feature = "cuda")]
     if let Device::Cuda(device) = vector.device() {
-        return Ok(super::cuda::length(&*super::cuda::of(device)?, vector)?);
+        return Ok(super::cuda::squares(&*super::cuda::of(device)?, vector)?);
     }
-    let squares = vector.to_dtype(candle_core::DType::F64)?.sqr()?.sum_all()?;
-    Ok(squares.to_scalar::<f64>()?.sqrt())
+    Ok(vector.to_dtype(candle_core::DType::F64)?.sqr()?.sum_all()?.reshape(1)?)
 }
 
 /// Images `[B, C, H, W]` in f32 on the device, (pixel / 255 - mean) / deviation, from count x height x width x channels bytes

@@ -39,8 +39,7 @@ impl Fakes {
         let each = self.candidates * self.noise;
         let mut noise = vec![0.0_f32; images * each];
         noise.par_chunks_mut(each).enumerate().for_each(|(image, noise)| {
-            let mut draws = rng.at(image as u64);
-            noise.fill_with(|| draws.normal());
+            noise.copy_from_slice(&rng.at(image as u64).normals(each));
         });
         let noise = Tensor::from_vec(noise, (images * self.candidates, self.noise, 1, 1), &self.device)?;
         let made = self.generator.logits(&noise)?;

@@ -9,7 +9,13 @@ pub(super) fn draw(parameter: &Parameter, rng: &Rng) -> Vec<f32> {
     let count = parameter.range.len();
     let mut rng = rng.fork(&parameter.name);
     match parameter.init {
-        Init::Normal { deviation } => (0..count).map(|_| rng.normal() * deviation).collect(),
+        Init::Normal { deviation } => {
+            let mut draws = rng.normals(count);
+            for draw in &mut draws {
+                *draw *= deviation;
+            }
+            draws
+        }
         Init::Uniform { bound } => (0..count).map(|_| rng.between(-bound, bound)).collect(),
         Init::Constant(value) => vec![value; count],
     }

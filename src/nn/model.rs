@@ -20,7 +20,7 @@ use super::init;
 use crate::error::{Error, Result, listed};
 use crate::kernels::{self, Mode, Moments, Network, Program, Sink};
 use crate::rng::Rng;
-pub use gradient::{Gradient, gradients, gradients_of};
+pub use gradient::{Gradient, Measure, gradients, gradients_of};
 pub use pass::{Pass, Statistics};
 pub use teacher::Teacher;
 
@@ -34,6 +34,10 @@ pub struct Span {
     pub shape: Vec<usize>,
     pub range: Range<usize>,
 }
+
+/// Batch-norm statistics of a model as they were at some time.
+#[derive(Clone, Debug)]
+pub struct Running(Vec<Tensor>);
 
 /// What a forward gives: tracked, so losses on it have gradients.
 #[derive(Debug)]
@@ -375,21 +379,10 @@ impl Model {
         Ok(Tensor::cat(&flat, 0)?)
     }
 
-    /// The first running statistic that is no finite number, by its name.
-    pub fn odd_statistic(&self) -> Result<Option<(String, f64)>> {
-        let odd = |values: &Tensor| -> Result<Option<f32>> {
-            let values = values.flatten_all()?.to_dtype(DType::F32)?.to_vec1::<f32>()?;
-            Ok(values.into_iter().find(|value| !value.is_finite()))
-        };
-        if self.stats.is_empty() || odd(&self.stats()?)?.is_none() {
-            return Ok(None);
-        }
-        for (name, tensor) in self.tensors()?.iter().filter(|(name, _)| name.contains(".running_")) {
-            if let Some(value) = odd(tensor)? {
-                return Ok(Some((name.clone(), f64::from(value))));
-            }
-        }
-        Ok(None)
+    /// All batch-norm statistics as they are now. Costs nothing.
+    #[must_use]
+    pub fn running(&self) -> Running {
+        Running(self.stats.clone())
     }
 
     /// What `stats` gave.

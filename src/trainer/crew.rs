@@ -6,9 +6,10 @@ use std::ops::{Deref, DerefMut};
 use candle_core::{Device, Tensor};
 use serde_json::{Value, json};
 
+use super::watch::{self, ROUNDS, Seen, Watch, value};
 use super::{Loss, Recipe};
 use crate::error::{Error, Result};
-use crate::nn::model::{Gradient, Model, gradients_of};
+use crate::nn::model::{Gradient, Measure, Model, Running, gradients_of};
 use crate::nn::optim::Optimizer;
 use crate::nn::schedule::{Course, Moment};
 
@@ -20,6 +21,9 @@ pub struct Crew<'a> {
     index: usize,
     /// Lengths of the terms' gradients, when they were last looked at.
     norms: Vec<(String, f64)>,
+    /// Whether steps are looked at some rounds later.
+    late: bool,
+    watch: Watch,
 }
 
 struct Member<'a> {
@@ -75,8 +79,10 @@ impl DerefMut for Crew<'_> {
 
 impl<'a> Crew<'a> {
     pub(super) fn new(student: &'a mut Model, recipe: &Recipe, mask: Option<Vec<f32>>) -> Result<Self> {
+        let late = !student.device().is_cpu();
         let members = vec![Member::new(String::new(), Held::Lent(student), recipe, mask)?];
-        Ok(Self { members, at: Moment { step: 0, steps: 0, epoch: 0 }, index: 0, norms: Vec::new() })
+        let at = Moment { step: 0, steps: 0, epoch: 0 };
+        Ok(Self { members, at, index: 0, norms: Vec::new(), late, watch: Watch::default() })
     }
 
     pub(super) fn join(
@@ -93,6 +99,10 @@ impl<'a> Crew<'a> {
     pub(super) fn take_in(&mut self, name: &str, model: Model, recipe: &Recipe) -> Result<()> {
         self.members.push(Member::new(format!("{name}."), Held::Own(Box::new(model)), recipe, None)?);
         Ok(())
+    }
+
+    pub(super) fn look_late(&mut self) {
+        self.late = true;
     }
 
     /// Number 0 is the student, the others follow in the order in which they joined.
@@ -123,34 +133,122 @@ impl<'a> Crew<'a> {
         (self.at, self.index) = (at, index);
     }
 
-    /// One backward of the loss, and a step of each model whose number is given; gives the loss. An error where loss or
-    /// gradient is no finite number, which names the term, and where a term beside the first has no gradient.
+    /// One backward of the loss, and a step of each model whose number is given; gives the loss, on a device one of some
+    /// steps ago. An error where loss or gradient is no finite number, which names the term, and where a term beside the
+    /// first has no gradient.
     pub fn descend(&mut self, loss: &Loss, who: &[usize]) -> Result<f64> {
         let total = loss.total()?;
-        let value = f64::from(total.to_scalar::<f32>()?);
         let rate = who.first().map_or(0.0, |&first| self.members[first].course.rate(self.at));
-        if !value.is_finite() {
-            let of = |term: &Tensor| Ok(f64::from(term.to_scalar::<f32>()?));
-            return Err(self.diverged(loss, ("the loss", value), rate, &of));
+        let look = loss.terms.len() > 1 && (self.index == 0 || self.index.is_power_of_two());
+        if look {
+            self.settle()?;
         }
-        if loss.terms.len() > 1 && (self.index == 0 || self.index.is_power_of_two()) {
+        if look || !self.late {
+            self.check_loss(loss, &total, rate)?;
+        }
+        if look {
             self.norms = self.look(loss, who)?;
         }
         let gradients = self.gradients(&total, who)?;
-        let lengths: Vec<f64> = gradients.iter().map(Gradient::length).collect::<Result<_>>()?;
-        // Before anyone moves: the terms' own gradients are walked with the weights that the loss was made with.
-        if let Some(&odd) = lengths.iter().find(|length| !length.is_finite()) {
-            let of = |term: &Tensor| self.norm(term, who);
-            return Err(self.diverged(loss, ("the gradient", odd), rate, &of));
+        let lengths = gradients.iter().map(Gradient::measure).collect::<Result<Vec<_>>>()?;
+        if !self.late {
+            // Before anyone moves: the terms' own gradients are walked with the weights that the loss was made with.
+            self.check_gradients(loss, &lengths, who, rate)?;
         }
-        for ((&number, gradient), length) in who.iter().zip(&gradients).zip(lengths) {
-            let Member { model, optimizer, course, moved, stepped, .. } = &mut self.members[number];
-            (*moved, *stepped) = (*moved || length > 0.0 || loss.may_rest, true);
-            let (rate, momentum) = (course.rate(self.at), course.momentum(self.at));
-            optimizer.step(model, gradient, rate, momentum)?;
-            course.saw(value);
+        for (&number, gradient) in who.iter().zip(&gradients) {
+            let Member { model, optimizer, course, stepped, .. } = &mut self.members[number];
+            *stepped = true;
+            optimizer.step(model, gradient, course.rate(self.at), course.momentum(self.at))?;
         }
-        Ok(value)
+        let terms = loss.terms.iter().filter(|_| loss.terms.len() > 1);
+        self.watch.steps.push(Seen {
+            round: self.at.step,
+            rate,
+            loss: total.detach(),
+            terms: terms.map(|(name, term)| (*name, term.detach())).collect(),
+            whose: loss.whose,
+            may_rest: loss.may_rest,
+            lengths: who.iter().copied().zip(lengths).collect(),
+        });
+        if !self.late || self.watch.shown.is_none() {
+            self.settle_steps()?;
+        }
+        Ok(self.watch.shown.unwrap_or(f64::NAN))
+    }
+
+    fn check_loss(&self, loss: &Loss, total: &Tensor, rate: f64) -> Result<()> {
+        let value = value(total)?;
+        if value.is_finite() {
+            return Ok(());
+        }
+        let words = ("the loss", value, loss.whose);
+        Err(Self::diverged(&loss.terms, words, (self.at.step, rate), &watch::value))
+    }
+
+    fn check_gradients(&self, loss: &Loss, lengths: &[Measure], who: &[usize], rate: f64) -> Result<()> {
+        for measure in lengths {
+            let length = measure.length()?;
+            if !length.is_finite() {
+                let words = ("the gradient", length, loss.whose);
+                return Err(Self::diverged(&loss.terms, words, (self.at.step, rate), &|term| self.norm(term, who)));
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks at all steps that were taken since the last look. Waits for the device.
+    fn settle_steps(&mut self) -> Result<()> {
+        for seen in std::mem::take(&mut self.watch.steps) {
+            let value = value(&seen.loss)?;
+            if !value.is_finite() {
+                let words = ("the loss", value, seen.whose);
+                return Err(Self::diverged(&seen.terms, words, (seen.round, seen.rate), &watch::value));
+            }
+            for (number, measure) in seen.lengths {
+                let length = measure.length()?;
+                if !length.is_finite() {
+                    // whose term it was cannot be told any more: the weights moved
+                    let words = ("the gradient", length, seen.whose);
+                    return Err(Self::diverged(&[], words, (seen.round, seen.rate), &watch::value));
+                }
+                let Member { course, moved, .. } = &mut self.members[number];
+                *moved |= length > 0.0 || seen.may_rest;
+                course.saw(value);
+            }
+            self.watch.shown = Some(value);
+        }
+        Ok(())
+    }
+
+    /// A round is over. An error where running statistics are no finite numbers: a batch's variance overflows before its
+    /// loss does, as what is divided by it becomes 0.
+    pub(super) fn end_round(&mut self) -> Result<()> {
+        let running = self.members.iter().map(|member| member.model.running()).collect();
+        self.watch.statistics.push((self.at.step, self.members[0].course.rate(self.at), running));
+        if !self.late || self.watch.statistics.len() >= ROUNDS { self.settle() } else { Ok(()) }
+    }
+
+    /// Looks at all that was done since the last look, in the order in which it was. Waits for the device.
+    pub(super) fn settle(&mut self) -> Result<()> {
+        let odd = |crew: &Self, running: &[Running]| -> Result<Option<(String, f64)>> {
+            let mut each =
+                crew.members.iter().zip(running).map(|(member, running)| member.model.odd_statistic(running));
+            each.find_map(Result::transpose).transpose()
+        };
+        let statistics = std::mem::take(&mut self.watch.statistics);
+        // what is no number once stays none
+        let Some((_, _, last)) = statistics.last() else { return self.settle_steps() };
+        if odd(self, last)?.is_none() {
+            return self.settle_steps();
+        }
+        for (round, rate, running) in &statistics {
+            if let Some((name, value)) = odd(self, running)? {
+                self.watch.steps.retain(|seen| seen.round <= *round);
+                self.settle_steps()?;
+                return Err(diverged_at(format!("the statistic `{name}`"), value, *round, *rate));
+            }
+        }
+        self.settle_steps()
     }
 
     fn gradients(&self, loss: &Tensor, who: &[usize]) -> Result<Vec<Gradient>> {
@@ -184,18 +282,6 @@ impl<'a> Crew<'a> {
         }
     }
 
-    /// An error where running statistics are no finite numbers: a batch's variance overflows before its loss does, as
-    /// what is divided by it becomes 0.
-    pub(super) fn watch_statistics(&self) -> Result<()> {
-        let Some((name, value)) =
-            self.members.iter().find_map(|member| member.model.odd_statistic().transpose()).transpose()?
-        else {
-            return Ok(());
-        };
-        let rate = self.members[0].course.rate(self.at);
-        Err(self.error(format!("the statistic `{name}`"), value, rate))
-    }
-
     /// An error where a model that made steps never had anywhere to go.
     pub(super) fn watch_moves(&self) -> Result<()> {
         match self.members.iter().find(|member| member.stepped && !member.moved) {
@@ -219,22 +305,19 @@ impl<'a> Crew<'a> {
     /// The error for a loss, or its gradient, that is no finite number. Where there are several terms, `of` measures
     /// them, and the first to blame is named.
     fn diverged(
-        &self,
-        loss: &Loss,
-        (what, value): (&str, f64),
-        rate: f64,
+        terms: &[(&'static str, Tensor)],
+        (what, value, whose): (&str, f64, Option<&str>),
+        (round, rate): (usize, f64),
         of: &dyn Fn(&Tensor) -> Result<f64>,
     ) -> Error {
-        let terms = loss.terms.iter().filter(|_| loss.terms.len() > 1);
-        let mut odd = terms.filter_map(|(name, term)| Some((*name, of(term).ok().filter(|value| !value.is_finite())?)));
-        match odd.next() {
-            Some((name, value)) => self.error(format!("{what} of the term `{name}`"), value, rate),
-            None => self.error(what.to_owned(), value, rate),
-        }
-    }
-
-    fn error(&self, term: String, value: f64, learning_rate: f64) -> Error {
-        Error::Diverged { term, value, step: self.at.step + 1, learning_rate }
+        let many = terms.iter().filter(|_| terms.len() > 1);
+        let mut odd = many.filter_map(|(name, term)| Some((*name, of(term).ok().filter(|value| !value.is_finite())?)));
+        let (what, value) = match odd.next() {
+            Some((name, value)) => (format!("{what} of the term `{name}`"), value),
+            None => (what.to_owned(), value),
+        };
+        let whose = whose.map_or_else(String::new, |who| format!(" of {who}"));
+        diverged_at(what + &whose, value, round, rate)
     }
 
     /// All that a checkpoint keeps.
@@ -290,6 +373,10 @@ impl<'a> Member<'a> {
         let course = Course::new(&recipe.schedule, recipe.lr);
         Ok(Self { prefix, model, optimizer, course, moved: false, stepped: false })
     }
+}
+
+fn diverged_at(term: String, value: f64, round: usize, learning_rate: f64) -> Error {
+    Error::Diverged { term, value, step: round + 1, learning_rate }
 }
 
 /// Those whose names begin so, without that beginning.

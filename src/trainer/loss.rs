@@ -8,11 +8,12 @@ use crate::error::Result;
 pub struct Loss {
     pub(super) terms: Vec<(&'static str, Tensor)>,
     pub(super) may_rest: bool,
+    pub(super) whose: Option<&'static str>,
 }
 
 impl From<Tensor> for Loss {
     fn from(loss: Tensor) -> Self {
-        Self { terms: vec![("method", loss)], may_rest: false }
+        Self { terms: vec![("method", loss)], may_rest: false, whose: None }
     }
 }
 
@@ -28,6 +29,12 @@ impl Loss {
     #[must_use]
     pub fn may_rest(self) -> Self {
         Self { may_rest: true, ..self }
+    }
+
+    /// Whose loss it is, for words about one that is no number.
+    #[must_use]
+    pub fn of(self, who: &'static str) -> Self {
+        Self { whose: Some(who), ..self }
     }
 
     pub(super) fn total(&self) -> Result<Tensor> {

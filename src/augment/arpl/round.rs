@@ -1,10 +1,11 @@
 //! One step of ARPL+CS: the discriminator, then the generator, then the classifier with its points.
 
 use candle_core::{Device, Tensor};
+use rayon::prelude::*;
 
 use super::canvas::Canvas;
 use crate::batches::Batch;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::nn::loss::arpl::{self, Arpl};
 use crate::nn::loss::binary_cross_entropy;
 use crate::nn::model::{Output, Pass};
@@ -55,7 +56,7 @@ impl Round<'_> {
             None => None,
         };
         let loss = Loss::from(loss).and("confusing", confusing).may_rest();
-        crew.descend(&loss, &[0, POINTS]).map_err(of("the classifier"))
+        crew.descend(&loss.of("the classifier"), &[0, POINTS])
     }
 
     fn generate(&self, crew: &mut Crew, purpose: &str, at: (usize, usize), count: usize) -> Result<Tensor> {
@@ -87,32 +88,21 @@ pub fn discriminate(crew: &mut Crew, real: &Tensor, fake: &Tensor) -> Result<f64
     let discriminator = crew.model_mut(DISCRIMINATOR);
     let of_real = binary_cross_entropy(&discriminator.train(real)?.logits, 1.0)?;
     let of_fake = binary_cross_entropy(&discriminator.train(fake)?.logits, 0.0)?;
-    crew.descend(&Loss::from((of_real + of_fake)?), &[DISCRIMINATOR]).map_err(of("the discriminator"))
+    crew.descend(&Loss::from((of_real + of_fake)?).of("the discriminator"), &[DISCRIMINATOR])
 }
 
 /// The generator's step: to pass for real, and a further term.
 pub fn deceive(crew: &mut Crew, fake: &Tensor, further: Option<Tensor>) -> Result<f64> {
     let judged = crew.model_mut(DISCRIMINATOR).train_through(fake, &Pass::train())?.logits;
     let loss = Loss::from(binary_cross_entropy(&judged, 1.0)?).and("confusing", further).may_rest();
-    crew.descend(&loss, &[GENERATOR]).map_err(of("the generator"))
+    crew.descend(&loss.of("the generator"), &[GENERATOR])
 }
 
 /// Normal noise, [B, length, 1, 1]; each image has a stream of its own.
 pub fn noise(length: usize, rng: &Rng, images: &[u64], device: &Device) -> Result<Tensor> {
-    let draw = |&image: &u64| {
-        let mut rng = rng.at(image);
-        (0..length).map(move |_| rng.normal())
-    };
-    let values: Vec<f32> = images.iter().flat_map(draw).collect();
+    let mut values = vec![0.0; images.len() * length];
+    values.par_chunks_mut(length.max(1)).zip(images).for_each(|(values, &image)| {
+        values.copy_from_slice(&rng.at(image).normals(values.len()));
+    });
     Ok(Tensor::from_vec(values, (images.len(), length, 1, 1), device)?)
-}
-
-/// Says whose loss is no number.
-fn of(who: &'static str) -> impl Fn(Error) -> Error {
-    move |error| match error {
-        Error::Diverged { term, value, step, learning_rate } => {
-            Error::Diverged { term: format!("{term} of {who}"), value, step, learning_rate }
-        }
-        other => other,
-    }
 }

@@ -59,8 +59,8 @@ impl OfTheta {
 }
 
 impl Back<'_> {
-    /// Gradients of theta and of the input, from that of logits and features.
-    pub(super) fn run(&self, above: &[f32]) -> (Option<Buffer>, Option<Vec<f32>>) {
+    /// Gradients of theta and of the input, from that of logits and features; an empty one is zeros.
+    pub(super) fn run(&self, logits: &[f32], features: &[f32]) -> (Option<Buffer>, Option<Vec<f32>>) {
         let Self { core, batch, kept, tracked, .. } = *self;
         let program = &core.program;
         let mut of_theta = OfTheta {
@@ -68,7 +68,6 @@ impl Back<'_> {
             reached: vec![false; program.parameters.len()],
         };
         let mut gradients = Gradients(program.shapes.iter().map(|_| None).collect());
-        let (logits, features) = above.split_at(core.len(program.logits, batch));
         for (value, part) in [(program.logits, logits), (program.features, features)] {
             // a part that no loss reached is left alone
             if part.iter().any(|&g| g != 0.0) {

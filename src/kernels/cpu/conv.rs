@@ -7,11 +7,12 @@ use std::ops::{Deref, Range};
 use std::sync::Arc;
 
 use super::buffer::{Buffer, Pool};
-use super::number::{Half, Halves, Value, convert_all};
+use super::norm;
+use super::number::{Half, Halves, Number, Value, convert_all};
 use super::outer::outer;
 use super::parallel::{Shared, each};
 use super::simd::{Level, ROWS, Strided};
-use super::weights::{Packed, Panel, View, Weights, pack, panels, strips, unpack};
+use super::weights::{Packed, Panel, View, Weights, channels, pack, panels, strips, unpack};
 use super::winograd::Tiling;
 #[cfg(target_arch = "x86_64")]
 use super::{finish::End, tiled, tiles};
@@ -222,18 +223,27 @@ impl Conv {
             return tiled::product(&self.geometry, batch, x, weights, &End::Bias(bias), pool, output);
         }
         let x = &self.factor(x, pool);
-        full(output, false, pool, |output| {
-            if self.gathers() {
-                self.gathered(batch, x, weights, bias, output);
-            } else {
-                product(self.level, &self.geometry, batch, x, weights, &Start::Bias(bias), output);
-            }
-        });
+        full(output, false, pool, |output| self.direct(batch, x, weights, (bias, None), output));
     }
 
-    /// Whether `folded` is there.
+    fn direct(
+        &self,
+        batch: usize,
+        x: &[f32],
+        weights: &Packed,
+        (bias, fold): (Option<&[f32]>, Option<Fold>),
+        output: &mut [f32],
+    ) {
+        if self.gathers() {
+            self.gathered(batch, x, weights, (bias, fold), output);
+        } else {
+            product(self.level, &self.geometry, batch, x, weights, (&Start::Bias(bias), fold), output);
+        }
+    }
+
+    /// Whether `folded` is there: sums are not rounded before they are normalised.
     pub(super) fn folds(&self) -> bool {
-        self.is_tiled()
+        self.half == Bf16::No || self.is_tiled()
     }
 
     fn is_tiled(&self) -> bool {
@@ -254,9 +264,11 @@ impl Conv {
         output: &mut Value,
     ) {
         #[cfg(target_arch = "x86_64")]
-        tiled::product(&self.geometry, batch, x, weights, &End::Fold(fold), pool, output);
-        #[cfg(not(target_arch = "x86_64"))]
-        let _nothing_folds = (batch, x, weights, fold, pool, output);
+        if self.half == Bf16::Tiled {
+            return tiled::product(&self.geometry, batch, x, weights, &End::Fold(fold), pool, output);
+        }
+        let x = &self.factor(x, pool);
+        full(output, false, pool, |output| self.direct(batch, x, weights, (None, Some(fold)), output));
     }
 
     /// `gradient` (of the input) = or += that of the output * weights transposed.
@@ -277,11 +289,18 @@ impl Conv {
         let start = if add { Start::Keep } else { Start::Bias(None) };
         let above = self.factor(above, pool);
         full(gradient, add, pool, |gradient| {
-            product(self.level, &self.geometry.back(), batch, &above, weights, &start, gradient);
+            product(self.level, &self.geometry.back(), batch, &above, weights, (&start, None), gradient);
         });
     }
 
-    fn gathered(&self, batch: usize, x: &[f32], weights: &Packed, bias: Option<&[f32]>, output: &mut [f32]) {
+    fn gathered(
+        &self,
+        batch: usize,
+        x: &[f32],
+        weights: &Packed,
+        (bias, fold): (Option<&[f32]>, Option<Fold>),
+        output: &mut [f32],
+    ) {
         let Weights { inputs, outputs, taps, .. } = self.weights;
         let [height, width] = self.geometry.output;
         let long = inputs * taps;
@@ -298,10 +317,14 @@ impl Conv {
             self.gather(batch, x, row, &columns, &mut rows);
             let geometry =
                 Geometry { output: [1, count], input: [1, count], window: Window::new(1, 1, 0), transposed: false };
+            let home = (row * width + columns.start) * batch;
             // SAFETY: each task has its own row and columns of the output.
-            let part = unsafe { shared.part((row * width + columns.start) * batch * outputs, count * batch * outputs) };
+            let part = unsafe { shared.part(home * outputs, count * batch * outputs) };
             let job = Job { level: self.level, geometry: &geometry, batch, a: &rows, weights: seen };
             job.run(0, &(0..count), &panels(self.level, outputs), &Start::Bias(bias), &Shared::new(part));
+            if let Some(fold) = fold {
+                fold.end(home..home + count * batch, 0..outputs, &shared);
+            }
         });
     }
 
@@ -407,6 +430,20 @@ pub(super) struct Fold<'a> {
     pub(super) after: After,
 }
 
+impl Fold<'_> {
+    /// Ends some channels of some rows of f32 sums, which nobody else touches meanwhile.
+    pub(super) fn end(&self, rows: Range<usize>, channels: Range<usize>, output: &Shared) {
+        let residual = self.residual.map(|residual| f32::of(Some(residual)));
+        for row in rows {
+            let place = row * self.scale.len() + channels.start;
+            // SAFETY: the caller's promise.
+            let sums = unsafe { output.part(place, channels.len()) };
+            let residual = residual.map(|residual| &residual[place..place + channels.len()]);
+            norm::end(sums, &self.scale[channels.clone()], &self.shift[channels.clone()], residual, self.after);
+        }
+    }
+}
+
 /// What an output holds before products are added.
 pub(super) enum Start<'a> {
     /// The bias, or 0.
@@ -415,19 +452,19 @@ pub(super) enum Start<'a> {
     Keep,
 }
 
-/// output = start + sum over places of seen inputs x weights.
+/// output = start + sum over places of seen inputs x weights, and its end, if there is one.
 fn product(
     level: Level,
     geometry: &Geometry,
     batch: usize,
     a: &[f32],
     weights: &Packed,
-    start: &Start,
+    (start, fold): (&Start, Option<Fold>),
     output: &mut [f32],
 ) {
     let view = View { data: &weights.data, inputs: weights.inputs, outputs: weights.outputs, taps: weights.taps };
     if let Some(tiling) = weights.tiling {
-        return tiling.product(batch, a, &weights.data, start, output);
+        return tiling.product(batch, a, &weights.data, (start, fold), output);
     }
     let [height, width] = geometry.output;
     // what the raw places of the tiles rest on
@@ -450,6 +487,10 @@ fn product(
         let mine = &panels[mine * group..((mine + 1) * group).min(panels.len())];
         // each task has its own row, columns and channels of the output
         job.run(row, &columns, mine, start, &shared);
+        if let Some(fold) = fold {
+            let home = row * width * batch;
+            fold.end(home + columns.start * batch..home + columns.end * batch, channels(mine), &shared);
+        }
     });
 }
 
@@ -494,8 +535,8 @@ impl Job<'_> {
         if geometry.window == Window::new(1, 1, 0) && whole && !matches!(start, Start::Bias(Some(_))) {
             return self.rows(row, columns, mine, matches!(start, Start::Keep), output);
         }
-        if let (Start::Bias(bias), Some(first), Some(last)) = (start, mine.first(), mine.last()) {
-            let channels = first.start..last.start + last.width;
+        if let Start::Bias(bias) = start {
+            let channels = channels(mine);
             for index in 0..columns.len() * batch {
                 let place = ((row * width + columns.start) * batch + index) * weights.outputs;
                 // SAFETY: this task's own row, columns and channels.

@@ -43,7 +43,7 @@ pub(super) struct Forth<'a> {
 }
 
 impl Forth<'_> {
-    /// Logits, then features, each batch x channels x pixels; and what the way back needs, if there is one.
+    /// Logits, batch x channels x pixels, all else that is told, and what the way back needs, if there is one.
     pub(super) fn run(&self, theta: &[f32], x: &[f32], tracked: [bool; 2]) -> (Vec<f32>, Report, Option<Kept>) {
         let Self { core, mode, batch, .. } = *self;
         let program = &core.program;
@@ -79,17 +79,17 @@ impl Forth<'_> {
                 }
             }
         }
-        let mut result = vec![0.0; core.len(program.logits, batch) + core.len(program.features, batch)];
-        let (logits, features) = result.split_at_mut(core.len(program.logits, batch));
-        self.out(&values, program.logits, logits);
-        self.out(&values, program.features, features);
+        let mut logits = vec![0.0; core.len(program.logits, batch)];
+        self.out(&values, program.logits, &mut logits);
+        report.features = vec![0.0; core.len(program.features, batch)];
+        self.out(&values, program.features, &mut report.features);
         for &value in &mode.taps {
             let mut tap = vec![0.0; core.len(value, batch)];
             self.out(&values, value, &mut tap);
             report.taps.push(tap);
         }
         let kept = track.then_some(Kept { values, extras, needed });
-        (result, report, kept)
+        (logits, report, kept)
     }
 
     /// A convolution and the batch norm by running statistics that alone reads it, in one, where both can be.

@@ -71,6 +71,8 @@ fn layers() {
         (192, 192, 16, 3, 1),
         (64, 256, 32, 1, 1),
         (256, 64, 32, 1, 1),
+        (512, 512, 1, 1, 1),
+        (256, 128, 1, 1, 1),
     ];
     let wanted: Option<usize> = std::env::var("CHANNELS").ok().and_then(|text| text.parse().ok());
     for (inputs, outputs, size, kernel, stride) in kinds {

@@ -25,10 +25,11 @@ mod winograd;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use candle_core::{CpuStorage, CustomOp2, InplaceOp1, Layout, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp2, InplaceOp1, Layout, Shape, Storage, Tensor};
 
+use super::features::Features;
 use super::steps::{Step, half, last_readers, steps};
-use super::{Done, Mode, Moments, Network, Program, Sink, check};
+use super::{Done, Mode, Moments, Network, Program, Sink, check, shape};
 use crate::error::{Error, Result};
 pub use buffer::Buffer;
 use buffer::Pool;
@@ -105,7 +106,7 @@ impl Network for Cpu {
         }
         let stats = stats.iter().map(|set| Ok(set.flatten_all()?.to_vec1::<f32>()?)).collect::<Result<_>>()?;
         let tracked = [theta.track_op(), x.track_op()];
-        let report = Arc::new(Mutex::new(Report::default()));
+        let (report, features) = (Arc::new(Mutex::new(Report::default())), Arc::<Features>::default());
         let operation = Operation {
             core: self.core.clone(),
             mode: mode.clone(),
@@ -113,26 +114,19 @@ impl Network for Cpu {
             batch,
             tracked,
             report: report.clone(),
+            features: features.clone(),
             changes: sink.changes(),
             sink: sink.clone(),
             kept: OnceLock::new(),
         };
-        let flat = theta.contiguous()?.apply_op2(&x.contiguous()?, operation)?;
-        let out = |value: usize, start: usize| -> Result<Tensor> {
-            let part = flat.narrow(0, start, self.core.len(value, batch))?;
-            let [channels, height, width] = program.shapes[value];
-            let image = [height, width] != [1, 1];
-            Ok(if image { part.reshape((batch, channels, height, width))? } else { part.reshape((batch, channels))? })
-        };
-        let logits = out(program.logits, 0)?;
-        let features = out(program.features, self.core.len(program.logits, batch))?;
+        let logits = theta.contiguous()?.apply_op2(&x.contiguous()?, operation)?;
         let report = std::mem::take(&mut *report.lock().unwrap_or_else(PoisonError::into_inner));
         let device = x.device();
+        let made = Storage::Cpu(CpuStorage::F32(report.features));
+        let features = features.beside(&logits, made, shape(program, program.features, batch))?;
         let mut taps = Vec::with_capacity(mode.taps.len());
         for (&value, data) in mode.taps.iter().zip(report.taps) {
-            let [channels, height, width] = program.shapes[value];
-            let tap = Tensor::from_vec(data, (batch, channels, height, width), device)?;
-            taps.push(if [height, width] == [1, 1] { tap.flatten_from(1)? } else { tap });
+            taps.push(Tensor::from_vec(data, shape(program, value, batch), device)?);
         }
         let moments = report
             .moments
@@ -147,9 +141,10 @@ impl Network for Cpu {
     }
 }
 
-/// What a forward says beside its values.
+/// What a forward says beside logits.
 #[derive(Debug, Default)]
 struct Report {
+    features: Vec<f32>,
     taps: Vec<Vec<f32>>,
     /// Index of the batch norm; mean, then unbiased variance.
     moments: Vec<(usize, Vec<f32>)>,
@@ -164,6 +159,7 @@ struct Operation {
     /// Whether theta and the input are tracked.
     tracked: [bool; 2],
     report: Arc<Mutex<Report>>,
+    features: Arc<Features>,
     sink: Arc<Sink>,
     /// Of theta, up to this forward.
     changes: u64,
@@ -205,13 +201,12 @@ impl CustomOp2 for Operation {
         self.sink.begin();
         let sink = &*self.sink;
         let forth = Forth { core: &self.core, mode: &self.mode, stats: &self.stats, batch: self.batch, sink };
-        let (result, report, kept) = forth.run(theta, x, self.tracked);
+        let (logits, report, kept) = forth.run(theta, x, self.tracked);
         *self.report.lock().unwrap_or_else(PoisonError::into_inner) = report;
         if let Some(kept) = kept {
             let _first = self.kept.set(kept);
         }
-        let length = result.len();
-        Ok((CpuStorage::F32(result), Shape::from(length)))
+        Ok((CpuStorage::F32(logits), shape(&self.core.program, self.core.program.logits, self.batch)))
     }
 
     fn bwd(
@@ -230,13 +225,21 @@ impl CustomOp2 for Operation {
             return Err(candle_core::Error::Msg(words.to_owned()));
         }
         let tracked = [self.tracked[0] && self.sink.is_open(), self.tracked[1]];
-        let (of_theta, of_x) = read(&gradient.contiguous()?, |gradient| {
+        let back = |logits: &[f32], features: &[f32]| {
             read(theta, |theta| {
                 let (core, mode, batch, sink) = (&*self.core, &self.mode, self.batch, &*self.sink);
                 let back = back::Back { core, mode, batch, kept, theta, tracked, sink };
-                Ok(back.run(gradient))
+                Ok(back.run(logits, features))
             })
-        })?;
+        };
+        let gradient = gradient.contiguous()?;
+        let (of_theta, of_x) = match self.features.taken() {
+            None => read(&gradient, |logits| back(logits, &[]))?,
+            Some(features) => {
+                let features = features.contiguous()?;
+                read(&gradient, |logits| read(&features, |features| back(logits, features)))?
+            }
+        };
         if let Some(of_theta) = of_theta {
             self.sink.give(of_theta, |sum, new| pointwise::add_all(sum, new));
         }

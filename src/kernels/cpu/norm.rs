@@ -155,6 +155,21 @@ wide! {
     }
 }
 
+wide! {
+    /// `line` in place, of one row of sums.
+    pub(super) fn end(y: &mut [f32], scale: &[f32], shift: &[f32], residual: Option<&[f32]>, after: After) {
+        let slope = after.slope();
+        let end = |sum: f32| if sum > 0.0 { sum } else { sum * slope };
+        let columns = y.iter_mut().zip(scale).zip(shift);
+        match residual {
+            Some(residual) => {
+                columns.zip(residual).for_each(|(((y, scale), shift), r)| *y = end(*y * scale + shift + r));
+            }
+            None => columns.for_each(|((y, scale), shift)| *y = end(*y * scale + shift)),
+        }
+    }
+}
+
 /// Batch norm as x scale + shift.
 pub(super) fn line_of([mean, inverse, weight, bias]: [&[f32]; 4]) -> [Vec<f32>; 2] {
     let scale = weight.iter().zip(inverse).map(|(w, i)| w * i).collect();

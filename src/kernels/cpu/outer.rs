@@ -9,6 +9,7 @@ use super::parallel::{Shared, each};
 use super::pointwise::add;
 use super::simd::{Level, Strided};
 use super::weights::{Panel, panels, strips};
+use crate::wide::wide;
 
 /// Input channels that one task takes.
 const SLICE: usize = 64;
@@ -54,6 +55,17 @@ pub(super) fn outer(
             strip.run(x, above, rows..(rows + group).min(height), shared);
         });
     });
+}
+
+wide! {
+    /// The first `width` numbers of rows that are `apart`, as lines of `wide`.
+    fn gather(rows: &[f32], apart: usize, width: usize, lines: &mut [f32], wide: usize) {
+        for (line, row) in lines.chunks_exact_mut(wide).zip(rows.chunks(apart)) {
+            let ((to, to_rest), (from, from_rest)) = (line[..width].as_chunks_mut::<16>(), row[..width].as_chunks::<16>());
+            to.iter_mut().zip(from).for_each(|(to, from)| *to = *from);
+            to_rest.copy_from_slice(from_rest);
+        }
+    }
 }
 
 /// Sums that are made in so many parts, one after the other in what `make` writes to, and added up in their order.
@@ -117,10 +129,9 @@ impl Strip<'_> {
         scratch(across * deep * wide, |packed| {
             for (row, (columns, images)) in rows.flat_map(|row| blocks.iter().map(move |block| (row, block))) {
                 let many = images.len();
-                for (index, line) in packed.chunks_exact_mut(wide).take(columns.len() * many).enumerate() {
-                    let column = columns.start + index / many;
-                    let place = (row * width + column) * batch + images.start + index % many;
-                    line[..panel.width].copy_from_slice(&above[place * outputs + panel.start..][..panel.width]);
+                for (column, lines) in columns.clone().zip(packed.chunks_exact_mut(many * wide)) {
+                    let first = (row * width + column) * batch + images.start;
+                    gather(&above[first * outputs + panel.start..], outputs, panel.width, lines, wide);
                 }
                 for place in 0..geometry.taps() {
                     let Some(run) = geometry.run(row, place, columns) else { continue };

@@ -7,7 +7,7 @@ use super::conv::{Conv, Geometry};
 use super::number::Value;
 use super::weights::Weights;
 use super::*;
-use crate::kernels::checks::{answer, normal, numbers, program, program_of, residual, run};
+use crate::kernels::checks::{answer, normal, numbers, program, program_of, residual, run, stem};
 use crate::kernels::{Op, Products, Window, reference};
 
 #[test]
@@ -238,6 +238,21 @@ fn folded_batch_norms_answer_like_others() {
             let found = answer(&network, &program, DType::F32, tracked);
             let off = found.iter().zip(&truth).fold(0.0_f64, |a, (f, t)| a.max((f - t).abs()));
             assert!(off <= 0.005 * largest, "{level:?}, tracked {tracked}: {off} of {largest}");
+        }
+    }
+}
+
+#[test]
+fn folded_batch_norms_of_f32_have_the_same_bits() {
+    for products in [Products::Direct, Products::Winograd] {
+        for program in [residual(), stem()].map(|program| Arc::new(Program { products, ..program })) {
+            for level in simd::Level::all() {
+                let network = Cpu::at(program.clone(), level);
+                let folds = network.core.convs.iter().flatten().all(Conv::folds);
+                assert!(folds, "{products:?} {level:?}");
+                let [folded, apart] = [false, true].map(|tracked| answer(&network, &program, DType::F32, tracked));
+                assert!(folded == apart, "{products:?} {level:?}");
+            }
         }
     }
 }

@@ -67,6 +67,12 @@ pub(super) fn panels(level: Level, outputs: usize) -> Vec<Panel> {
         .collect()
 }
 
+/// Those of some panels that follow each other.
+pub(super) fn channels(panels: &[Panel]) -> Range<usize> {
+    let first = panels.first().map_or(0, |panel| panel.start);
+    first..panels.last().map_or(first, |panel| panel.start + panel.width)
+}
+
 /// Weights in the order the inner loop reads them: panel, place, input channel, output channel, zeros at the end; or as
 /// Winograd's algorithm reads them.
 #[derive(Debug)]

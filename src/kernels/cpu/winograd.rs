@@ -14,12 +14,12 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::buffer::{Buffer, Pool, scratch};
-use super::conv::{DEPTH, Geometry, Start, TASKS};
+use super::conv::{DEPTH, Fold, Geometry, Start, TASKS};
 use super::outer::in_parts;
 use super::parallel::{Shared, each};
 use super::simd::{Level, Strided};
 use super::transform::{PAIRS, Transforms};
-use super::weights::{Panel, Weights, panels, strips};
+use super::weights::{Panel, Weights, channels, panels, strips};
 
 /// Outputs along one side of a tile, and the inputs they see.
 const SIDE: usize = 4;
@@ -150,8 +150,15 @@ impl Tiling {
         packed
     }
 
-    /// `output` = start + x * window; `x`: pixels x batch x inputs.
-    pub(super) fn product(&self, batch: usize, x: &[f32], packed: &[f32], start: &Start, output: &mut [f32]) {
+    /// `output` = start + x * window, and its end, if there is one; `x`: pixels x batch x inputs.
+    pub(super) fn product(
+        &self,
+        batch: usize,
+        x: &[f32],
+        packed: &[f32],
+        (start, fold): (&Start, Option<Fold>),
+        output: &mut [f32],
+    ) {
         let Self { level, weights: Weights { inputs, outputs, .. }, .. } = *self;
         let pixels = |size: [usize; 2]| size[0] * size[1];
         // what the raw places rest on
@@ -168,7 +175,14 @@ impl Tiling {
         each(units.len() * groups, work, |task| {
             let mine = task % groups * group;
             let mine = &panels[mine..(mine + group).min(panels.len())];
-            job.run(&units[task / groups], mine, start, &shared);
+            let unit = &units[task / groups];
+            job.run(unit, mine, start, &shared);
+            let Some(fold) = fold else { return };
+            for pixel in unit.tiles.clone().flat_map(|tile| self.outputs(tile)).flatten() {
+                // this task's own pixels, images and channels
+                let home = pixel * batch;
+                fold.end(home + unit.images.start..home + unit.images.end, channels(mine), &shared);
+            }
         });
     }
 

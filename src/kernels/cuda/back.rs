@@ -39,19 +39,17 @@ impl Gradients {
 }
 
 impl Back<'_> {
-    /// Gradients of theta and of the input in candle's order, from that of logits and features at `above`.
-    pub(super) fn run(&self, above: u64) -> Result<[Option<Memory>; 2]> {
+    /// Gradients of theta and of the input in candle's order, from those of logits and features; 0 where there is none.
+    pub(super) fn run(&self, above: [u64; 2]) -> Result<[Option<Memory>; 2]> {
         let Self { core, batch, kept, tracked, .. } = *self;
         let (program, machine) = (&core.program, &*core.machine);
         // zeros where the walk does not come
         let of_theta = if tracked[0] { Some(machine.zeros(4 * program.len())?) } else { None };
         let mut gradients = Gradients(program.shapes.iter().map(|_| None).collect());
-        let mut at = above;
-        for value in [program.logits, program.features] {
+        for (value, at) in [program.logits, program.features].into_iter().zip(above).filter(|(_, at)| *at != 0) {
             let gradient = core.lend(value, batch)?;
             turn_in(machine, at, &gradient, [batch, program.shapes[value][0], core.pixels(value)])?;
             gradients.give(core, value, gradient)?;
-            at += 4 * core.len(value, batch) as u64;
         }
         for (step, extra) in core.steps.iter().zip(&kept.extras).rev() {
             if let Some(gradient) = gradients.0[step.to].take().filter(|_| kept.needed[step.to]) {
@@ -211,7 +209,7 @@ impl Back<'_> {
         let chunk = chunk(rows, channels);
         let chunks = rows.div_ceil(chunk);
         let [inverse, scale, shift] = thirds(line, channels);
-        let (mean, slope) = (Arg::At(machine.place(mean)?), Arg::Float(after.slope()));
+        let (mean, slope) = (Arg::At(mean.at()), Arg::Float(after.slope()));
         let added = if residual.is_some() { y.at() } else { Arg::At(0) };
         let partial = machine.lend(4 * 2 * chunks * channels)?;
         let partial_at = Arg::At(partial.at);

@@ -6,13 +6,13 @@ use std::fmt::Display;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use candle_core::cuda_backend::DeviceId;
-use candle_core::{CudaDevice, CudaStorage, Error, Result, Storage, Tensor};
+use candle_core::{CudaDevice, CudaStorage, DType, Error, Result, Storage, Tensor};
 use cudarc::driver::{
-    CudaFunction, CudaModule, CudaSlice, CudaStream, DevicePtr, LaunchConfig, PushKernelArg, result, sys,
+    CudaFunction, CudaGraph, CudaModule, CudaSlice, CudaStream, DevicePtr, LaunchConfig, PushKernelArg, result, sys,
 };
 
 use super::dnn::Dnn;
-use super::machine::{Arg, Convolution, Grid, Kind, Machine, Makes, Memory};
+use super::machine::{Arg, Convolution, Grid, Kind, Machine, Makes, Memory, Replay};
 
 /// The kernels, compiled when the program was built.
 const PTX: &str = include_str!(concat!(env!("OUT_DIR"), "/kernels.ptx"));
@@ -90,14 +90,30 @@ impl Gpu {
     }
 }
 
+/// A CUDA graph. Launches of it are done one after the other, in the order of the stream.
+struct Graph(Mutex<CudaGraph>);
+
+// SAFETY: a graph may be used by any thread, one at a time, and the lock sees to that.
+unsafe impl Send for Graph {}
+// SAFETY: as above.
+unsafe impl Sync for Graph {}
+
+impl Replay for Graph {
+    fn replay(&self) -> Result<()> {
+        locked(&self.0).launch().map_err(wrong)
+    }
+}
+
 impl Machine for Gpu {
     fn lend(&self, bytes: usize) -> Result<Memory> {
         // SAFETY: whoever asks for it writes it before it is read.
         Ok(self.memory(unsafe { self.stream.alloc::<u8>(bytes.max(1)) }.map_err(wrong)?))
     }
 
-    fn zeros(&self, bytes: usize) -> Result<Memory> {
-        Ok(self.memory(self.stream.alloc_zeros::<u8>(bytes.max(1)).map_err(wrong)?))
+    fn clear(&self, at: u64, bytes: usize) -> Result<()> {
+        self.stream.context().bind_to_thread().map_err(wrong)?;
+        // SAFETY: as in `copy`.
+        unsafe { result::memset_d8_async(at, 0, bytes, self.stream.cu_stream()) }.map_err(wrong)
     }
 
     fn upload(&self, data: &[u8]) -> Result<Memory> {
@@ -113,12 +129,6 @@ impl Machine for Gpu {
         let memory = Arc::new(self.upload(bytes)?);
         residents.push((Arc::downgrade(bytes), memory.clone()));
         Ok(memory)
-    }
-
-    fn fetch(&self, memory: &Memory, count: usize) -> Result<Vec<f64>> {
-        let slice = memory.owner.downcast_ref::<CudaSlice<u8>>().ok_or_else(|| wrong("memory of another device"))?;
-        let bytes = self.stream.clone_dtoh(&slice.slice(..8 * count)).map_err(wrong)?;
-        Ok(bytes.as_chunks::<8>().0.iter().map(|bytes| f64::from_le_bytes(*bytes)).collect())
     }
 
     fn copy(&self, from: u64, to: u64, bytes: usize) -> Result<()> {
@@ -146,16 +156,43 @@ impl Machine for Gpu {
         Ok(())
     }
 
-    fn convolve(&self, shape: Convolution, makes: Makes, at: [u64; 3], add: bool) -> Result<()> {
-        locked(&self.dnn).convolve(shape, makes, at, add)
+    fn room(&self, shape: Convolution, makes: Makes) -> Result<usize> {
+        locked(&self.dnn).room(shape, makes)
     }
 
-    fn storage(&self, memory: Memory, count: usize) -> Result<Storage> {
+    fn convolve_in(&self, room: &Memory, shape: Convolution, makes: Makes, at: [u64; 3], add: bool) -> Result<()> {
+        locked(&self.dnn).convolve(room.at, shape, makes, at, add)
+    }
+
+    fn capture(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Box<dyn Replay>> {
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        self.stream.begin_capture(mode).map_err(wrong)?;
+        let done = work();
+        // whatever came of it, the stream must go on
+        let graph = self.stream.end_capture(sys::CUgraphInstantiate_flags(0)).map_err(wrong);
+        done?;
+        let graph = graph?.ok_or_else(|| wrong("nothing was taken down"))?;
+        graph.upload().map_err(wrong)?;
+        Ok(Box::new(Graph(Mutex::new(graph))))
+    }
+
+    fn storage(&self, memory: Memory, count: usize, dtype: DType) -> Result<Storage> {
         let lost = || wrong("memory of another device");
         let bytes = *memory.owner.downcast::<CudaSlice<u8>>().map_err(|_| lost())?;
-        // SAFETY: the same memory, of at least so many f32, whose owner is the new slice alone.
-        let slice = unsafe { self.stream.upgrade_device_ptr::<f32>(bytes.leak(), count) };
-        Ok(Storage::Cuda(CudaStorage::wrap_cuda_slice(slice, self.device.clone())))
+        // SAFETY: the same memory, of at least so many numbers, whose owner is the new slice alone.
+        let storage = unsafe {
+            match dtype {
+                DType::F64 => {
+                    let slice = self.stream.upgrade_device_ptr::<f64>(bytes.leak(), count);
+                    CudaStorage::wrap_cuda_slice(slice, self.device.clone())
+                }
+                _ => {
+                    let slice = self.stream.upgrade_device_ptr::<f32>(bytes.leak(), count);
+                    CudaStorage::wrap_cuda_slice(slice, self.device.clone())
+                }
+            }
+        };
+        Ok(Storage::Cuda(storage))
     }
 
     fn place(&self, tensor: &Tensor) -> Result<u64> {

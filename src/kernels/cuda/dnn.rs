@@ -3,12 +3,13 @@
 //! among those that repeat their bits.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::ffi::c_void;
 use std::sync::Arc;
 
 use candle_core::Result;
 use cudarc::cudnn::{result, sys};
-use cudarc::driver::{CudaSlice, CudaStream, DevicePtr};
+use cudarc::driver::CudaStream;
 
 use super::device::wrong;
 use super::machine::{Convolution, Makes};
@@ -18,8 +19,6 @@ pub(super) struct Dnn {
     handle: sys::cudnnHandle_t,
     stream: Arc<CudaStream>,
     plans: HashMap<(Convolution, Makes), Plan>,
-    /// What its ways need beside their results; it only grows.
-    workspace: Option<CudaSlice<u8>>,
 }
 
 // SAFETY: the handle and its descriptors may be used by any thread, one at a time; whoever has them holds a lock.
@@ -41,6 +40,23 @@ enum Way {
     Weights(sys::cudnnConvolutionBwdFilterAlgo_t),
 }
 
+/// Asks cuDNN for its offers, best first, and gives the first one that works and repeats its bits. For each of the three
+/// results cuDNN has a function and a type of its own.
+macro_rules! first_offer {
+    ($way:path, $offer:ty, $ask:path($($arg:expr),*)) => {{
+        const MANY: usize = 8;
+        // room for as many offers as are asked for; they are plain numbers
+        let mut offers: [$offer; MANY] = std::mem::zeroed();
+        let mut count = 0;
+        $ask($($arg,)* MANY as i32, &raw mut count, offers.as_mut_ptr()).map_err(wrong)?;
+        let works = |offer: &&$offer| {
+            offer.status == sys::cudnnStatus_t::CUDNN_STATUS_SUCCESS
+                && offer.determinism == sys::cudnnDeterminism_t::CUDNN_DETERMINISTIC
+        };
+        let offer = offers[..count as usize].iter().find(works);
+        Ok($way(offer.ok_or_else(|| wrong("cuDNN has no way of doing this convolution that repeats its bits"))?.algo))
+    }};
+}
 impl Drop for Plan {
     fn drop(&mut self) {
         // SAFETY: made by `new`, and nobody else's. What cannot be destroyed is left.
@@ -126,66 +142,25 @@ impl Plan {
 
     /// The first of cuDNN's offers that repeats its bits.
     fn offered(&self, handle: sys::cudnnHandle_t, makes: Makes) -> Result<Way> {
-        const MANY: usize = 8;
         let Self { x, y, weights, convolution, .. } = *self;
-        let mut count = 0;
-        let repeats = sys::cudnnDeterminism_t::CUDNN_DETERMINISTIC;
-        let good = |status, determinism| status == sys::cudnnStatus_t::CUDNN_STATUS_SUCCESS && determinism == repeats;
-        let none = || wrong("cuDNN has no way of doing this convolution that repeats its bits");
-        // SAFETY: descriptors of this plan, room for as many offers as are asked for; plain numbers may be zero.
+        // SAFETY: descriptors of this plan.
         unsafe {
             match makes {
-                Makes::Y => {
-                    let mut offers: [sys::cudnnConvolutionFwdAlgoPerf_t; MANY] = std::mem::zeroed();
-                    let to = offers.as_mut_ptr();
-                    result::get_convolution_forward_algorithm(
-                        handle,
-                        x,
-                        weights,
-                        convolution,
-                        y,
-                        MANY as i32,
-                        &raw mut count,
-                        to,
-                    )
-                    .map_err(wrong)?;
-                    let offer = offers[..count as usize].iter().find(|offer| good(offer.status, offer.determinism));
-                    Ok(Way::Forward(offer.ok_or_else(none)?.algo))
-                }
-                Makes::X => {
-                    let mut offers: [sys::cudnnConvolutionBwdDataAlgoPerf_t; MANY] = std::mem::zeroed();
-                    let to = offers.as_mut_ptr();
-                    result::get_convolution_backward_data_algorithm(
-                        handle,
-                        weights,
-                        y,
-                        convolution,
-                        x,
-                        MANY as i32,
-                        &raw mut count,
-                        to,
-                    )
-                    .map_err(wrong)?;
-                    let offer = offers[..count as usize].iter().find(|offer| good(offer.status, offer.determinism));
-                    Ok(Way::Data(offer.ok_or_else(none)?.algo))
-                }
-                Makes::Weights => {
-                    let mut offers: [sys::cudnnConvolutionBwdFilterAlgoPerf_t; MANY] = std::mem::zeroed();
-                    let to = offers.as_mut_ptr();
-                    result::get_convolution_backward_filter_algorithm(
-                        handle,
-                        x,
-                        y,
-                        convolution,
-                        weights,
-                        MANY as i32,
-                        &raw mut count,
-                        to,
-                    )
-                    .map_err(wrong)?;
-                    let offer = offers[..count as usize].iter().find(|offer| good(offer.status, offer.determinism));
-                    Ok(Way::Weights(offer.ok_or_else(none)?.algo))
-                }
+                Makes::Y => first_offer!(
+                    Way::Forward,
+                    sys::cudnnConvolutionFwdAlgoPerf_t,
+                    result::get_convolution_forward_algorithm(handle, x, weights, convolution, y)
+                ),
+                Makes::X => first_offer!(
+                    Way::Data,
+                    sys::cudnnConvolutionBwdDataAlgoPerf_t,
+                    result::get_convolution_backward_data_algorithm(handle, weights, y, convolution, x)
+                ),
+                Makes::Weights => first_offer!(
+                    Way::Weights,
+                    sys::cudnnConvolutionBwdFilterAlgoPerf_t,
+                    result::get_convolution_backward_filter_algorithm(handle, x, y, convolution, weights)
+                ),
             }
         }
     }
@@ -197,22 +172,35 @@ impl Dnn {
         let handle = result::create_handle().map_err(wrong)?;
         // SAFETY: a fresh handle and a living stream, which this keeps alive.
         unsafe { result::set_stream(handle, stream.cu_stream().cast()) }.map_err(wrong)?;
-        Ok(Self { handle, stream, plans: HashMap::new(), workspace: None })
+        Ok(Self { handle, stream, plans: HashMap::new() })
     }
 
-    pub(super) fn convolve(&mut self, shape: Convolution, makes: Makes, at: [u64; 3], add: bool) -> Result<()> {
+    fn plan(&mut self, shape: Convolution, makes: Makes) -> Result<&Plan> {
         self.stream.context().bind_to_thread().map_err(wrong)?;
+        match self.plans.entry((shape, makes)) {
+            Entry::Occupied(plan) => Ok(plan.into_mut()),
+            Entry::Vacant(place) => {
+                let plan = Plan::new(self.handle, shape, makes);
+                Ok(place.insert(plan.map_err(|error| wrong(format!("{shape:?}: {error}")))?))
+            }
+        }
+    }
+
+    /// Bytes that the way needs beside its result.
+    pub(super) fn room(&mut self, shape: Convolution, makes: Makes) -> Result<usize> {
+        Ok(self.plan(shape, makes)?.workspace)
+    }
+
+    pub(super) fn convolve(
+        &mut self,
+        room: u64,
+        shape: Convolution,
+        makes: Makes,
+        at: [u64; 3],
+        add: bool,
+    ) -> Result<()> {
         let handle = self.handle;
-        if !self.plans.contains_key(&(shape, makes)) {
-            let plan = Plan::new(handle, shape, makes).map_err(|error| wrong(format!("{shape:?}: {error}")))?;
-            self.plans.insert((shape, makes), plan);
-        }
-        let plan = &self.plans[&(shape, makes)];
-        if self.workspace.as_ref().is_none_or(|have| have.len() < plan.workspace) {
-            // SAFETY: cuDNN writes it before it reads it.
-            self.workspace = Some(unsafe { self.stream.alloc::<u8>(plan.workspace.max(1)) }.map_err(wrong)?);
-        }
-        let room = self.workspace.as_ref().map_or(0, |room| room.device_ptr(&self.stream).0);
+        let plan = self.plan(shape, makes)?;
         let (room, bytes) = (room as *mut c_void, plan.workspace);
         let Plan { x, y, weights, convolution, way, .. } = *plan;
         let [x_at, weights_at, y_at] = at.map(|at| at as *mut c_void);

@@ -6,7 +6,7 @@ use super::machine::{Arg, Convolution, Grid, Kind, Makes, Memory};
 use super::value::Value;
 use super::{Core, chunk, turn_in, turn_out};
 use crate::kernels::steps::{Activation, Slide, Step, Work, needed};
-use crate::kernels::{EPSILON, Mode, Moments, Products, Window, dropout};
+use crate::kernels::{EPSILON, Mode, Products, Window, dropout};
 
 /// What a step keeps for the way back, beside its values.
 #[derive(Debug)]
@@ -14,12 +14,29 @@ pub(super) enum Extra {
     Nothing,
     /// Means, then inverse deviations; scale, then shift: per channel.
     Norm {
-        mean: Tensor,
+        mean: Mean,
         line: Memory,
     },
     /// For each output of a max-pool the place of its largest input.
     Choice(Memory),
     Factors(Value),
+}
+
+/// Mean and variance that a batch norm normalised by.
+#[derive(Debug)]
+pub(super) enum Mean {
+    Batch(Memory),
+    /// The tensor there holds them.
+    Running(u64, #[expect(dead_code, reason = "keeps the address")] Tensor),
+}
+
+impl Mean {
+    pub(super) fn at(&self) -> u64 {
+        match self {
+            Mean::Batch(memory) => memory.at,
+            Mean::Running(at, _) => *at,
+        }
+    }
 }
 
 /// What a forward keeps for the way back.
@@ -31,11 +48,14 @@ pub(super) struct Kept {
     pub(super) needed: Vec<bool>,
 }
 
-/// What a forward says beside logits and features.
-#[derive(Debug, Default)]
-pub(super) struct Report {
-    pub(super) taps: Vec<Tensor>,
-    pub(super) moments: Vec<Moments>,
+/// What a forward gives, in f32 and in candle's order.
+#[derive(Debug)]
+pub(super) struct Made {
+    pub(super) logits: Memory,
+    pub(super) features: Memory,
+    pub(super) taps: Vec<Memory>,
+    /// Mean and unbiased variance of each batch norm of `Forth::watched`, one after the other.
+    pub(super) moments: Option<Memory>,
 }
 
 pub(super) struct Forth<'a> {
@@ -49,21 +69,22 @@ pub(super) struct Forth<'a> {
 }
 
 impl Forth<'_> {
-    /// Logits, then features, each batch x channels x pixels in f32; and what the way back needs, if there is one.
-    pub(super) fn run(&self, x: u64, tracked: [bool; 2]) -> Result<(Memory, Report, Option<Kept>)> {
+    /// What it gives, and what the way back needs, if there is one.
+    pub(super) fn run(&self, x: u64, tracked: [bool; 2]) -> Result<(Made, Option<Kept>)> {
         let Self { core, mode, batch, .. } = *self;
         let (program, machine) = (&core.program, &*core.machine);
         let track = tracked[0] || tracked[1];
         let mut values: Vec<Option<Value>> = program.shapes.iter().map(|_| None).collect();
         let mut extras = Vec::with_capacity(core.steps.len());
-        let mut report = Report::default();
+        let moments = if self.told() > 0 { Some(machine.lend(4 * self.told())?) } else { None };
+        let mut told = moments.as_ref().map_or(0, |moments| moments.at);
         let input = core.lend(0, batch)?;
         turn_in(machine, x, &input, [batch, program.input[0], core.pixels(0)])?;
         values[0] = Some(input);
         let stays = |value: usize| value == program.features || value == program.logits || mode.taps.contains(&value);
         for (index, step) in core.steps.iter().enumerate() {
             let y = core.lend(step.to, batch)?;
-            extras.push(self.step(step, &values, &y, &mut report)?);
+            extras.push(self.step(step, &values, &y, &mut told)?);
             values[step.to] = Some(y);
             if !track {
                 for value in step.reads().filter(|&value| core.last[value] == index && !stays(value)) {
@@ -71,29 +92,41 @@ impl Forth<'_> {
                 }
             }
         }
-        let sizes = [program.logits, program.features].map(|value| core.len(value, batch));
-        let result = machine.lend(4 * (sizes[0] + sizes[1]))?;
-        self.out(&values, program.logits, result.at)?;
-        self.out(&values, program.features, result.at + 4 * sizes[0] as u64)?;
-        for &value in &mode.taps {
-            let tap = machine.lend(4 * core.len(value, batch))?;
-            self.out(&values, value, tap.at)?;
-            let [channels, height, width] = program.shapes[value];
-            let tap = machine.tensor(tap, &[batch, channels, height, width])?;
-            report.taps.push(if [height, width] == [1, 1] { tap.flatten_from(1)? } else { tap });
-        }
+        let logits = self.out(&values, program.logits)?;
+        let features = self.out(&values, program.features)?;
+        let taps = mode.taps.iter().map(|&value| self.out(&values, value)).collect::<Result<_>>()?;
         let kept = track.then(|| Kept { values, extras, needed: needed(&core.program, &core.steps, tracked) });
-        Ok((result, report, kept))
+        Ok((Made { logits, features, taps, moments }, kept))
+    }
+
+    /// Numbers in `Made::moments`.
+    pub(super) fn told(&self) -> usize {
+        self.watched().map(|(_, channels)| 2 * channels).sum()
+    }
+
+    /// Batch norms that tell what they saw, with their channels, in the order of the steps: those in batch mode that see
+    /// more than one value a channel.
+    pub(super) fn watched(&self) -> impl Iterator<Item = (usize, usize)> {
+        self.core.steps.iter().filter_map(|step| match step.work {
+            Work::Norm { norm, .. } if self.mode.batch[norm] => {
+                let rows = self.batch * self.core.pixels(step.from);
+                (rows > 1).then(|| (norm, self.core.program.shapes[step.from][0]))
+            }
+            _ => None,
+        })
     }
 
     /// A value in candle's order.
-    fn out(&self, values: &[Option<Value>], value: usize, to: u64) -> Result<()> {
-        let Some(from) = &values[value] else { return Ok(()) };
+    fn out(&self, values: &[Option<Value>], value: usize) -> Result<Memory> {
+        let from = values[value].as_ref().ok_or_else(|| candle_core::Error::msg("a value is gone"))?;
+        let to = self.core.machine.lend(4 * self.core.len(value, self.batch))?;
         let sizes = [self.batch, self.core.program.shapes[value][0], self.core.pixels(value)];
-        turn_out(&*self.core.machine, from, to, sizes)
+        turn_out(&*self.core.machine, from, to.at, sizes)?;
+        Ok(to)
     }
 
-    fn step(&self, step: &Step, values: &[Option<Value>], y: &Value, report: &mut Report) -> Result<Extra> {
+    /// `told`: where the next batch norm tells what it saw.
+    fn step(&self, step: &Step, values: &[Option<Value>], y: &Value, told: &mut u64) -> Result<Extra> {
         let Self { core, batch, .. } = *self;
         let machine = &*core.machine;
         let value = |index: usize| values[index].as_ref().ok_or_else(|| candle_core::Error::msg("a value is gone"));
@@ -102,7 +135,7 @@ impl Forth<'_> {
         let run = |name: &'static str, args: &[Arg]| machine.launch(name, x.kind(), Grid::of(y.len), args);
         match &step.work {
             Work::Conv { .. } => self.conv(step, x, y)?,
-            Work::Norm { .. } => return self.norm(step, values, y, report),
+            Work::Norm { .. } => return self.norm(step, values, y, told),
             Work::Activation(activation) => {
                 let (kind, slope) = curve(*activation);
                 run("activate", &[x.at(), y.at(), kind, slope, y.count()])?;
@@ -156,7 +189,7 @@ impl Forth<'_> {
         Ok(())
     }
 
-    fn norm(&self, step: &Step, values: &[Option<Value>], y: &Value, report: &mut Report) -> Result<Extra> {
+    fn norm(&self, step: &Step, values: &[Option<Value>], y: &Value, told: &mut u64) -> Result<Extra> {
         let Work::Norm { norm, residual, after } = step.work else { return Ok(Extra::Nothing) };
         let (Some(x), core) = (&values[step.from], self.core) else { return Ok(Extra::Nothing) };
         let (program, machine) = (&core.program, &*core.machine);
@@ -172,19 +205,20 @@ impl Forth<'_> {
             let grid = Grid::sums(channels, chunks);
             machine.launch("moments", x.kind(), grid, &[&[x.at(), partial_at], &shape[..]].concat())?;
             // mean, biased variance; and mean, unbiased variance, where there is one
-            let [seen, told] = [machine.lend(8 * channels)?, machine.lend(8 * channels)?];
-            let to = [seen.at, told.at].map(Arg::At);
+            let seen = machine.lend(8 * channels)?;
+            let unheard = if rows > 1 { None } else { Some(machine.lend(8 * channels)?) };
+            let to = [seen.at, unheard.as_ref().map_or(*told, |memory| memory.at)].map(Arg::At);
             let grid = Grid::of(channels);
             machine.launch("moments_end", Kind::Only, grid, &[&[partial_at], &to[..], &shape[..]].concat())?;
             if rows > 1 {
-                let values = machine.tensor(told, &[2, channels])?;
-                report.moments.push(Moments { norm, branch: self.mode.branch, values });
+                *told += 8 * channels as u64;
             }
-            machine.tensor(seen, &[2, channels])?
+            Mean::Batch(seen)
         } else {
-            self.stats[norm * program.branches + self.mode.branch].clone()
+            let running = &self.stats[norm * program.branches + self.mode.branch];
+            Mean::Running(machine.place(running)?, running.clone())
         };
-        let seen = machine.place(&mean)?;
+        let seen = mean.at();
         let [weight, bias] = [first, first + 1].map(|parameter| Arg::At(core.parameter(self.theta, parameter)));
         let line = machine.lend(4 * 3 * channels)?;
         let [inverse, scale, shift] = thirds(&line, channels);

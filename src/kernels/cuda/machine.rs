@@ -5,7 +5,7 @@ use std::any::Any;
 use std::sync::Arc;
 
 use candle_core::op::BackpropOp;
-use candle_core::{Result, Storage, Tensor};
+use candle_core::{DType, Result, Storage, Tensor};
 
 use crate::kernels::Window;
 
@@ -104,26 +104,45 @@ pub(in crate::kernels) enum Makes {
 pub(in crate::kernels) trait Machine: Send + Sync {
     /// Memory of so many bytes; what it holds is anything.
     fn lend(&self, bytes: usize) -> Result<Memory>;
+    /// Makes so many bytes at an address zero.
+    fn clear(&self, at: u64, bytes: usize) -> Result<()>;
     /// Memory of zeros.
-    fn zeros(&self, bytes: usize) -> Result<Memory>;
+    fn zeros(&self, bytes: usize) -> Result<Memory> {
+        let memory = self.lend(bytes)?;
+        self.clear(memory.at, bytes)?;
+        Ok(memory)
+    }
     /// Memory with a copy of that.
     fn upload(&self, data: &[u8]) -> Result<Memory>;
     fn launch(&self, name: &'static str, kind: Kind, grid: Grid, args: &[Arg]) -> Result<()>;
-    /// Makes one of x, weights and y, given by their addresses in that order, or adds to it.
-    fn convolve(&self, shape: Convolution, makes: Makes, at: [u64; 3], add: bool) -> Result<()>;
+    /// The bytes that a convolution needs beside its result.
+    fn room(&self, shape: Convolution, makes: Makes) -> Result<usize>;
+    /// Makes one of x, weights and y, given by their addresses in that order, or adds to it, with that much room.
+    fn convolve_in(&self, room: &Memory, shape: Convolution, makes: Makes, at: [u64; 3], add: bool) -> Result<()>;
+    /// The same, with room of its own.
+    fn convolve(&self, shape: Convolution, makes: Makes, at: [u64; 3], add: bool) -> Result<()> {
+        let room = self.lend(self.room(shape, makes)?)?;
+        self.convolve_in(&room, shape, makes, at, add)
+    }
+    /// Takes down what is asked of the device meanwhile, by this thread alone, in place of doing it. All of it must be
+    /// launches, convolutions, copies and clearings in memory that is there.
+    fn capture(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Box<dyn Replay>>;
     /// Memory with those bytes, kept for as long as somebody has them.
     fn resident(&self, bytes: &Arc<Vec<u8>>) -> Result<Arc<Memory>>;
-    /// Waits for everything asked before, and gives so many f64.
-    fn fetch(&self, memory: &Memory, count: usize) -> Result<Vec<f64>>;
     /// Copies so many bytes from one address to another.
     fn copy(&self, from: u64, to: u64, bytes: usize) -> Result<()>;
-    /// So many f32 for candle.
-    fn storage(&self, memory: Memory, count: usize) -> Result<Storage>;
+    /// So many numbers for candle, f32 or f64.
+    fn storage(&self, memory: Memory, count: usize, dtype: DType) -> Result<Storage>;
     /// An f32 tensor of that memory.
     fn tensor(&self, memory: Memory, shape: &[usize]) -> Result<Tensor> {
-        let storage = self.storage(memory, shape.iter().product())?;
+        let storage = self.storage(memory, shape.iter().product(), DType::F32)?;
         Ok(Tensor::from_storage(storage, shape, BackpropOp::none(), false))
     }
     /// Where the elements of a contiguous f32 tensor lie.
     fn place(&self, tensor: &Tensor) -> Result<u64>;
+}
+
+/// What was taken down, to be done again and again in one go.
+pub(in crate::kernels) trait Replay: Send + Sync {
+    fn replay(&self) -> Result<()>;
 }

@@ -13,25 +13,29 @@ mod dnn;
 mod emulated;
 mod forth;
 mod machine;
+mod recorded;
 mod value;
 mod vectors;
 
 use std::ops::Range;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use candle_core::{CpuStorage, CudaStorage, CustomOp2, Layout, Shape, Storage, Tensor};
+use candle_core::{CpuStorage, CudaStorage, CustomOp2, DType, Layout, Shape, Storage, Tensor};
 
+use super::features::Features;
 use super::steps::{Step, half, last_readers, steps};
-use super::{Done, Mode, Network, Program, Sink, check};
+use super::{Done, Mode, Moments, Network, Program, Sink, check, shape};
 use crate::error::{Error, Result};
 #[cfg(feature = "cuda")]
 pub(super) use device::{of, one_stream};
-use forth::{Forth, Kept, Report};
+use forth::{Forth, Kept};
 use machine::{Arg, Grid, Machine, Memory};
+use recorded::{Recording, Recordings};
 use value::Value;
-pub(super) use vectors::{images, length, step};
+pub(super) use vectors::{images, squares, step};
 
 /// What all forwards of a network share.
+#[derive(Clone)]
 struct Core {
     program: Arc<Program>,
     steps: Vec<Step>,
@@ -90,6 +94,8 @@ fn turn_out(machine: &dyn Machine, x: &Value, y: u64, sizes: [usize; 3]) -> cand
 
 pub(super) struct Cuda {
     core: Arc<Core>,
+    /// None where every pass goes launch by launch.
+    recordings: Option<Recordings>,
 }
 
 impl Cuda {
@@ -97,7 +103,29 @@ impl Cuda {
         let steps = steps(&program);
         let last = last_readers(&program, &steps);
         let half = half(&program, &steps);
-        Self { core: Arc::new(Core { program, steps, last, half, machine }) }
+        let recordings = recorded::wanted().then(Recordings::default);
+        Self { core: Arc::new(Core { program, steps, last, half, machine }), recordings }
+    }
+}
+
+impl Cuda {
+    fn taps(&self, mode: &Mode, batch: usize, taps: Vec<Memory>) -> Result<Vec<Tensor>> {
+        let tensor = |(tap, &value): (Memory, &usize)| {
+            Ok(self.core.machine.tensor(tap, shape(&self.core.program, value, batch).dims())?)
+        };
+        taps.into_iter().zip(&mode.taps).map(tensor).collect()
+    }
+
+    fn moments(&self, forth: &Forth, moments: Option<Memory>) -> Result<Vec<Moments>> {
+        let Some(moments) = moments else { return Ok(Vec::new()) };
+        let moments = self.core.machine.tensor(moments, &[forth.told()])?;
+        let mut start = 0;
+        let part = |(norm, channels): (usize, usize)| {
+            let values = moments.narrow(0, start, 2 * channels)?.reshape((2, channels))?;
+            start += 2 * channels;
+            Ok(Moments { norm, branch: forth.mode.branch, values })
+        };
+        forth.watched().map(part).collect()
     }
 }
 
@@ -121,8 +149,20 @@ impl Network for Cuda {
         let stats: Vec<Tensor> = stats.iter().map(|set| Ok(set.contiguous()?)).collect::<Result<_>>()?;
         let tracked = [theta.track_op(), x.track_op()];
         let forth = Forth { core: &self.core, mode, stats: &stats, batch, theta: machine.place(&theta)? };
-        let (result, Report { taps, moments }, kept) = forth.run(machine.place(&x)?, tracked)?;
-        let lengths = [program.logits, program.features].map(|value| self.core.len(value, batch));
+        let x_at = machine.place(&x)?;
+        let recording = match &self.recordings {
+            Some(recordings) => recordings.of(&forth, x_at, tracked)?,
+            None => None,
+        };
+        let (made, way) = match recording {
+            Some(recording) => (recording.forth(x_at)?, Way::Recorded(recording)),
+            None => {
+                let (made, kept) = forth.run(x_at, tracked)?;
+                (made, kept.map_or(Way::None, Way::Kept))
+            }
+        };
+        let (taps, moments) = (self.taps(mode, batch, made.taps)?, self.moments(&forth, made.moments)?);
+        let features = Arc::<Features>::default();
         let operation = Operation {
             core: self.core.clone(),
             mode: mode.clone(),
@@ -130,19 +170,13 @@ impl Network for Cuda {
             tracked,
             changes: sink.changes(),
             sink: sink.clone(),
-            result: Mutex::new(Some(result)),
-            length: lengths[0] + lengths[1],
-            kept: kept.map_or_else(OnceLock::new, OnceLock::from),
+            logits: Mutex::new(Some(made.logits)),
+            features: features.clone(),
+            way,
         };
-        let flat = theta.apply_op2(&x, operation)?;
-        let out = |value: usize, start: usize, length: usize| -> Result<Tensor> {
-            let part = flat.narrow(0, start, length)?;
-            let [channels, height, width] = program.shapes[value];
-            let image = [height, width] != [1, 1];
-            Ok(if image { part.reshape((batch, channels, height, width))? } else { part.reshape((batch, channels))? })
-        };
-        let logits = out(program.logits, 0, lengths[0])?;
-        let features = out(program.features, lengths[0], lengths[1])?;
+        let logits = theta.apply_op2(&x, operation)?;
+        let made = machine.storage(made.features, self.core.len(program.features, batch), DType::F32)?;
+        let features = features.beside(&logits, made, shape(program, program.features, batch))?;
         Ok(Done { logits, features, taps, moments })
     }
 }
@@ -157,17 +191,26 @@ struct Operation {
     sink: Arc<Sink>,
     /// Of theta, up to this forward.
     changes: u64,
-    /// Logits and features, until candle takes them.
-    result: Mutex<Option<Memory>>,
-    length: usize,
-    kept: OnceLock<Kept>,
+    /// Until candle takes them.
+    logits: Mutex<Option<Memory>>,
+    features: Arc<Features>,
+    way: Way,
+}
+
+/// What goes back to the start of a forward.
+enum Way {
+    None,
+    Kept(Kept),
+    /// In use until this is dropped.
+    Recorded(Arc<Recording>),
 }
 
 impl Operation {
     fn taken(&self) -> candle_core::Result<(Storage, Shape)> {
-        let result = self.result.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let result = result.ok_or_else(|| candle_core::Error::msg("a network's result is taken once"))?;
-        Ok((self.core.machine.storage(result, self.length)?, Shape::from(self.length)))
+        let logits = self.logits.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let logits = logits.ok_or_else(|| candle_core::Error::msg("a network's logits are taken once"))?;
+        let shape = shape(&self.core.program, self.core.program.logits, self.batch);
+        Ok((self.core.machine.storage(logits, shape.elem_count(), DType::F32)?, shape))
     }
 }
 
@@ -209,8 +252,6 @@ impl CustomOp2 for Operation {
         _result: &Tensor,
         gradient: &Tensor,
     ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
-        let lacks = || candle_core::Error::msg("the network kept nothing for the way back");
-        let kept = self.kept.get().ok_or_else(lacks)?;
         if self.changes != self.sink.changes() {
             let words = "the parameters changed between a forward and its way back: walk back first";
             return Err(candle_core::Error::msg(words));
@@ -219,9 +260,17 @@ impl CustomOp2 for Operation {
         let machine = &*core.machine;
         let tracked = [self.tracked[0] && self.sink.is_open(), self.tracked[1]];
         let gradient = gradient.contiguous()?;
-        let theta_at = machine.place(theta)?;
-        let back = back::Back { core, mode: &self.mode, batch: self.batch, kept, theta: theta_at, tracked };
-        let [of_theta, of_x] = back.run(machine.place(&gradient)?)?;
+        let of_features = self.features.taken().map(|gradient| gradient.contiguous()).transpose()?;
+        let place = |gradient: &Tensor| machine.place(gradient);
+        let above = [place(&gradient)?, of_features.as_ref().map_or(Ok(0), place)?];
+        let [of_theta, of_x] = match &self.way {
+            Way::None => return Err(candle_core::Error::msg("the network kept nothing for the way back")),
+            Way::Kept(kept) => {
+                let theta = machine.place(theta)?;
+                back::Back { core, mode: &self.mode, batch: self.batch, kept, theta, tracked }.run(above)?
+            }
+            Way::Recorded(recording) => recording.back(above, tracked)?,
+        };
         let tensor = |memory: Option<Memory>, like: &Tensor| {
             memory.map(|memory| machine.tensor(memory, like.dims())).transpose()
         };

@@ -1,6 +1,6 @@
 //! The passes over a network against the reference in f64, on a stand-in for a GPU.
 
-use candle_core::{DType, Device};
+use candle_core::Device;
 
 use super::*;
 use crate::kernels::checks::{answer, normal, numbers, program, residual, run};
@@ -65,13 +65,74 @@ fn running_statistics_and_residuals_answer_like_the_reference() {
     }
 }
 
+/// Three steps of plain descent, with two forwards of the same theta in each, then an answer by running statistics: all
+/// logits, moments and gradients on the way.
+fn trained(network: &Cuda, program: &Program, sizes: &[usize]) -> Vec<Vec<f64>> {
+    let device = &Device::Cpu;
+    let theta = Tensor::from_vec(normal(program.len(), 1, 0.1), program.len(), device).unwrap();
+    let theta = candle_core::Var::from_tensor(&theta).unwrap();
+    let channels = program.norms[0].channels;
+    let stats = vec![Tensor::ones((2, channels), DType::F32, device).unwrap(); 2];
+    let rest: usize = program.input.iter().product();
+    let x = |batch: usize, seed: u64| {
+        let [c, h, w] = program.input;
+        Tensor::from_vec(normal(batch * rest, seed, 1.0), (batch, c, h, w), device).unwrap()
+    };
+    let by_batch = Mode { batch: vec![true, true], branch: 0, rng: None, taps: vec![4] };
+    let by_running = Mode { batch: vec![false, false], taps: Vec::new(), ..by_batch.clone() };
+    let mut all = Vec::new();
+    for (turn, &batch) in sizes.iter().enumerate() {
+        let sink = Arc::new(Sink::default());
+        let pieces = [theta.as_tensor().clone()];
+        // both are alive until the way back
+        let [one, two] = [0, 1].map(|part| {
+            let images = x(batch, 10 * turn as u64 + part);
+            network.forward(&pieces, &stats, &images, &by_batch, &sink).unwrap()
+        });
+        let loss = (one.logits.sqr().unwrap().sum_all().unwrap() + two.features.sum_all().unwrap()).unwrap();
+        sink.open();
+        let gradient = loss.backward().unwrap().get(theta.as_tensor()).unwrap().clone();
+        sink.close();
+        let told = [one.logits, two.logits, one.taps[0].clone(), two.moments[1].values.clone(), gradient.clone()];
+        all.extend(told.iter().map(numbers));
+        theta.set(&(theta.as_tensor() - (gradient * 0.001).unwrap()).unwrap().detach()).unwrap();
+        sink.theta_changed();
+        let answer =
+            network.forward(&pieces.map(|piece| piece.detach()), &stats, &x(2, 99), &by_running, &sink).unwrap();
+        all.push(numbers(&answer.logits));
+    }
+    all
+}
+
+/// Whatever is taken down and done again, of however many forwards at a time and sizes in turn, gives the same bits.
+#[test]
+fn recorded_passes_give_the_same_bits() {
+    for (program, sizes) in [(residual(), vec![3, 3, 3, 1, 3, 1, 3]), (program(), vec![2, 1, 2])] {
+        let program = Arc::new(program);
+        let Some(machine) = emulated::machine() else { return };
+        let network = |recordings: bool| Cuda {
+            recordings: recordings.then(Recordings::default),
+            ..Cuda::new(program.clone(), machine.clone())
+        };
+        let plain = trained(&network(false), &program, &sizes);
+        let [launches, replays] = emulated::counts();
+        assert_eq!(replays, 0);
+        assert_eq!(trained(&network(true), &program, &sizes), plain);
+        // of each size but the first forward, forth and back; and the answers but the first
+        let [more, replays] = emulated::counts();
+        assert_eq!(replays, 2 * (2 * sizes.len() - 2) + sizes.len() - 1);
+        assert!(more < launches, "{more} launches beside them, {launches} without");
+    }
+}
+
 /// What optimisers and images ask of a device, with the bits of the CPU's.
 #[test]
 fn steps_lengths_and_images_are_those_of_the_cpu() {
     let Some(machine) = emulated::machine() else { return };
     let vector = |seed: u64| normal(1001, seed, 0.1);
     let tensor = |values: &[f32]| Tensor::from_slice(values, values.len(), &Device::Cpu).unwrap();
-    let length = length(&*machine, &tensor(&vector(1))).unwrap();
+    let parts = squares(&*machine, &tensor(&vector(1))).unwrap().to_vec1::<f64>().unwrap();
+    let length = parts.iter().sum::<f64>().sqrt();
     let truth = vector(1).iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
     assert!((length - truth).abs() < 1e-12 * truth, "{length} {truth}");
     let mask: Vec<f32> = (0..1001).map(|place| f32::from(place % 3 != 0)).collect();

@@ -3,7 +3,8 @@
 
 use std::sync::Arc;
 
-use candle_core::{Result, Tensor};
+use candle_core::op::BackpropOp;
+use candle_core::{DType, Result, Tensor};
 
 use super::forth::int;
 use super::machine::{Arg, Grid, Kind, Machine};
@@ -46,15 +47,15 @@ pub(in crate::kernels) fn step(
 /// Elements of one sum.
 const PART: usize = 1 << 14;
 
-/// The length of a vector, its squares summed in f64 in a fixed order. Waits for the device.
-pub(in crate::kernels) fn length(machine: &dyn Machine, vector: &Tensor) -> Result<f64> {
+/// Sums of the squares of a vector's pieces, in f64 and in a fixed order.
+pub(in crate::kernels) fn squares(machine: &dyn Machine, vector: &Tensor) -> Result<Tensor> {
     let vector = vector.contiguous()?;
     let count = vector.elem_count();
-    let parts = count.div_ceil(PART);
+    let parts = count.div_ceil(PART).max(1);
     let sums = machine.lend(8 * parts)?;
     let args = [at(machine, &vector)?, Arg::At(sums.at), Arg::Count(count as u64), Arg::Count(PART as u64)];
-    machine.launch("squares", Kind::Only, Grid { blocks: [parts.max(1), 1, 1], threads: [256, 1] }, &args)?;
-    Ok(machine.fetch(&sums, parts)?.iter().sum::<f64>().sqrt())
+    machine.launch("squares", Kind::Only, Grid { blocks: [parts, 1, 1], threads: [256, 1] }, &args)?;
+    Ok(Tensor::from_storage(machine.storage(sums, parts, DType::F64)?, parts, BackpropOp::none(), false))
 }
 
 /// Batch x channels x height x width, out of count x height x width x channels bytes, by what was drawn for each image.

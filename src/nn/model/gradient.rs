@@ -22,13 +22,16 @@ pub enum Gradient {
 impl Gradient {
     /// Its euclidean length; squares are summed in f64.
     pub fn length(&self) -> Result<f64> {
-        match self {
-            // over pieces of fixed size, added up in their order
-            Gradient::Host(values) => {
-                Ok(values.par_chunks(1 << 14).map(squares).collect::<Vec<f64>>().iter().sum::<f64>().sqrt())
-            }
-            Gradient::Device(tensor) => kernels::length(tensor),
-        }
+        self.measure()?.length()
+    }
+
+    /// Its length, without waiting for a device.
+    pub fn measure(&self) -> Result<Measure> {
+        Ok(match self {
+            // over pieces of fixed size
+            Gradient::Host(values) => Measure::Host(values.par_chunks(1 << 14).map(squares).collect()),
+            Gradient::Device(tensor) => Measure::Device(kernels::squares(tensor)?),
+        })
     }
 
     /// In main memory.
@@ -44,6 +47,24 @@ impl Gradient {
         Ok(match self {
             Gradient::Host(values) => Tensor::from_slice(values, values.len(), device)?,
             Gradient::Device(tensor) => tensor.to_device(device)?,
+        })
+    }
+}
+
+/// The squares of a gradient, summed by pieces.
+#[derive(Debug)]
+pub enum Measure {
+    Host(Vec<f64>),
+    Device(Tensor),
+}
+
+impl Measure {
+    /// The euclidean length. Waits for the device.
+    pub fn length(&self) -> Result<f64> {
+        Ok(match self {
+            // added up in their order
+            Measure::Host(parts) => parts.iter().sum::<f64>().sqrt(),
+            Measure::Device(parts) => parts.to_vec1::<f64>()?.iter().sum::<f64>().sqrt(),
         })
     }
 }

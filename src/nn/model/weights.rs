@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 
-use super::Model;
 use super::mask::begins;
+use super::{Model, Running};
 use crate::error::{Error, Result, listed};
 use crate::kernels::Program;
 use crate::nn::arch::Arch;
@@ -98,6 +98,26 @@ impl Model {
             }
         }
         Ok(named)
+    }
+
+    /// The first statistic of those that is no finite number, by its name.
+    pub fn odd_statistic(&self, Running(stats): &Running) -> Result<Option<(String, f64)>> {
+        let odd = |values: &Tensor| -> Result<Option<f32>> {
+            let values = values.flatten_all()?.to_dtype(DType::F32)?.to_vec1::<f32>()?;
+            Ok(values.into_iter().find(|value| !value.is_finite()))
+        };
+        let flat = stats.iter().map(|set| Ok(set.flatten_all()?)).collect::<Result<Vec<_>>>()?;
+        if flat.is_empty() || odd(&Tensor::cat(&flat, 0)?)?.is_none() {
+            return Ok(None);
+        }
+        let mut found = BTreeMap::new();
+        for ((name, _), set) in buffers(&self.program).into_iter().zip(stats) {
+            for (row, buffer) in BUFFERS.into_iter().enumerate() {
+                let value = odd(&set.get(row)?)?;
+                found.extend(value.map(|value| (format!("{name}.{buffer}"), f64::from(value))));
+            }
+        }
+        Ok(found.pop_first())
     }
 
     /// Running statistics by name, for checkpoints; other names are passed over.
