@@ -43,7 +43,7 @@ enum Way {
 /// Asks cuDNN for its offers, best first, and gives the first one that works and repeats its bits. For each of the three
 /// results cuDNN has a function and a type of its own.
 macro_rules! first_offer {
-    ($way:path, $offer:ty, $ask:path($($arg:expr),*)) => {{
+    ($way:path, $offer:ty, $ask:path, $($arg:expr),*) => {{
         const MANY: usize = 8;
         // room for as many offers as are asked for; they are plain numbers
         let mut offers: [$offer; MANY] = std::mem::zeroed();
@@ -57,6 +57,7 @@ macro_rules! first_offer {
         Ok($way(offer.ok_or_else(|| wrong("cuDNN has no way of doing this convolution that repeats its bits"))?.algo))
     }};
 }
+
 impl Drop for Plan {
     fn drop(&mut self) {
         // SAFETY: made by `new`, and nobody else's. What cannot be destroyed is left.
@@ -149,17 +150,32 @@ impl Plan {
                 Makes::Y => first_offer!(
                     Way::Forward,
                     sys::cudnnConvolutionFwdAlgoPerf_t,
-                    result::get_convolution_forward_algorithm(handle, x, weights, convolution, y)
+                    result::get_convolution_forward_algorithm,
+                    handle,
+                    x,
+                    weights,
+                    convolution,
+                    y
                 ),
                 Makes::X => first_offer!(
                     Way::Data,
                     sys::cudnnConvolutionBwdDataAlgoPerf_t,
-                    result::get_convolution_backward_data_algorithm(handle, weights, y, convolution, x)
+                    result::get_convolution_backward_data_algorithm,
+                    handle,
+                    weights,
+                    y,
+                    convolution,
+                    x
                 ),
                 Makes::Weights => first_offer!(
                     Way::Weights,
                     sys::cudnnConvolutionBwdFilterAlgoPerf_t,
-                    result::get_convolution_backward_filter_algorithm(handle, x, y, convolution, weights)
+                    result::get_convolution_backward_filter_algorithm,
+                    handle,
+                    x,
+                    y,
+                    convolution,
+                    weights
                 ),
             }
         }
