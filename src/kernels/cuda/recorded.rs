@@ -175,6 +175,8 @@ struct Known {
     /// The one used last at the end.
     all: Vec<Arc<Recording>>,
     seen: VecDeque<Key>,
+    /// There was no memory for one more.
+    full: bool,
 }
 
 impl Recordings {
@@ -197,6 +199,9 @@ impl Recordings {
             known.all.push(recording.clone());
             return Ok(Some(recording));
         }
+        if known.full {
+            return Ok(None);
+        }
         if !known.seen.contains(&key) {
             known.seen.push_back(key);
             if known.seen.len() > SEEN {
@@ -209,6 +214,7 @@ impl Recordings {
             known.all.remove(index);
         }
         let recording = Recording::new(core, key, mode, stats, x)?.map(Arc::new);
+        known.full = recording.is_none();
         known.all.extend(recording.clone());
         Ok(recording)
     }
