@@ -212,6 +212,7 @@ fn dcgan(options: &Options) -> Result<()> {
         Ok(()) | Err(Error::Interrupted) => {}
         Err(error) => return Err(error),
     }
+    watch.end(&options.device)?;
     let speed = Speed { peak_bytes: memory::peak(), ..Speed::of(&watch.phase(), None, None) };
     say(DCGAN, "train", parameters, &speed, options);
     Ok(())

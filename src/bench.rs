@@ -60,12 +60,14 @@ impl Speed {
             all.sort_by(f64::total_cmp);
             all.get(all.len() / 2).copied()
         };
-        let step_seconds = median(&|lap| lap.seconds);
+        // one lap of many steps, or as many laps as steps
+        let share = phase.laps.len() as f64 / phase.steps.max(1) as f64;
+        let step_seconds = median(&|lap| lap.seconds).map(|seconds| seconds * share);
         let of_one = median(&|lap| lap.seconds / lap.done as f64);
         let of_image = median(&|lap| lap.seconds / lap.images as f64);
         let stage_seconds = whole.or_else(|| Some(of_one? * phase.total as f64)).unwrap_or_default();
         Self {
-            steps: phase.laps.len(),
+            steps: phase.steps,
             step_seconds,
             images_per_second: of_image.map(|seconds| 1.0 / seconds).filter(|speed| speed.is_finite()),
             stage_seconds,
@@ -111,6 +113,7 @@ impl<'a> Bench<'a> {
             Err(Error::Interrupted) => None,
             Err(error) => return Err(error),
         };
+        watch.end(self.device)?;
         let epochs = step.settings.get("epochs").and_then(Value::as_u64);
         Ok(Speed { peak_bytes: memory::peak(), ..Speed::of(&watch.phase(), whole, epochs) })
     }
@@ -291,7 +294,7 @@ mod tests {
 
     fn phase(seconds: &[f64], done: usize, images: usize, total: usize) -> Phase {
         let laps = seconds.iter().map(|&seconds| Lap { seconds, done, images }).collect();
-        Phase { laps, total, ..Phase::default() }
+        Phase { laps, steps: seconds.len(), total, ..Phase::default() }
     }
 
     #[test]
@@ -300,6 +303,13 @@ mod tests {
         assert_eq!((speed.steps, speed.step_seconds), (3, Some(0.5)));
         assert_eq!(speed.images_per_second, Some(128.0));
         assert_eq!((speed.stage_seconds, speed.epoch_seconds), (20.0, Some(5.0)));
+    }
+
+    #[test]
+    fn many_steps_in_one_lap_are_as_long_as_each_other() {
+        let speed = Speed::of(&Phase { steps: 5, ..phase(&[2.0], 5, 320, 40) }, None, None);
+        assert_eq!((speed.steps, speed.step_seconds, speed.images_per_second), (5, Some(0.4), Some(160.0)));
+        assert_eq!(speed.stage_seconds, 16.0);
     }
 
     #[test]

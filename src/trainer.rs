@@ -118,7 +118,14 @@ impl<'a> Trainer<'a> {
             }
             self.crew.begin(Moment { step: self.step, steps: self.steps, epoch }, index);
             let batch = batches.batch(index)?;
-            let value = round(&mut self.crew, &batch, index)?;
+            let value = match round(&mut self.crew, &batch, index) {
+                Ok(value) => value,
+                Err(error) => {
+                    // it may come of a number that went wrong before
+                    self.crew.settle()?;
+                    return Err(error);
+                }
+            };
             self.crew.end_round()?;
             self.step += 1;
             if self.step == self.steps {

@@ -3,6 +3,8 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use candle_core::Device;
+
 use crate::artifact::Encoded;
 use crate::error::Result;
 use crate::stage::{Desk, Progress};
@@ -23,6 +25,8 @@ pub struct Lap {
 #[derive(Clone, Debug, Default)]
 pub struct Phase {
     pub laps: Vec<Lap>,
+    /// How many laps there were.
+    pub steps: usize,
     /// As the stage counts.
     pub total: usize,
     pub(super) first: Option<Instant>,
@@ -46,6 +50,16 @@ impl Stopwatch {
     #[must_use]
     pub fn phase(&self) -> Phase {
         self.lock().clone()
+    }
+
+    /// The phase is over, and so is all that a device was asked to do. Its laps say how fast it was asked, so one takes their
+    /// place, from the first word until now.
+    pub fn end(&self, device: &Device) -> Result<()> {
+        device.synchronize()?;
+        if !device.is_cpu() {
+            self.lock().in_one(Instant::now());
+        }
+        Ok(())
     }
 
     /// Does steps, of so many images each, until it has seen enough.
@@ -73,6 +87,7 @@ impl Phase {
             Some((then, last)) if last.total == progress.total && progress.done >= last.done => {
                 // a word of no progress, as after the last step, is no lap
                 if progress.done > last.done {
+                    self.steps += 1;
                     self.laps.push(Lap {
                         seconds: now.duration_since(then).as_secs_f64(),
                         done: progress.done - last.done,
@@ -83,6 +98,14 @@ impl Phase {
             _ => *self = Self { total: progress.total, first: Some(now), ..Self::default() },
         }
         self.last = Some((now, progress));
+    }
+
+    /// One lap in place of all, that ends at that moment.
+    fn in_one(&mut self, now: Instant) {
+        let Some(first) = self.first.filter(|_| self.steps > 0) else { return };
+        let sum = |of: fn(&Lap) -> usize| self.laps.iter().map(of).sum();
+        let (done, images) = (sum(|lap| lap.done), sum(|lap| lap.images));
+        self.laps = vec![Lap { seconds: now.duration_since(first).as_secs_f64(), done, images }];
     }
 
     fn is_enough(&self, now: Instant, budget: Duration) -> bool {
@@ -133,6 +156,9 @@ mod tests {
         assert_eq!(phase.total, 8);
         let lap = |seconds, done| Lap { seconds, done, images: 10 * done };
         assert_eq!(phase.laps, [lap(0.1, 1), lap(0.5, 2)]);
+        // a device that was done later
+        phase.in_one(begun + Duration::from_millis(2900));
+        assert_eq!((phase.steps, phase.laps), (2, vec![lap(2.0, 3)]));
     }
 
     #[test]

@@ -49,6 +49,8 @@ pub fn gpu(index: usize) -> Result<Device> {
     #[cfg(feature = "cuda")]
     if let Device::Cuda(device) = &device {
         super::cuda::one_stream(device);
+        // now, not while another device's passes are taken down
+        super::cuda::of(device)?;
     }
     Ok(device)
 }

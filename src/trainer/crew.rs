@@ -170,10 +170,11 @@ impl<'a> Crew<'a> {
             may_rest: loss.may_rest,
             lengths: who.iter().copied().zip(lengths).collect(),
         });
-        if !self.late || self.watch.shown.is_none() {
+        let first = who.first().copied().unwrap_or_default();
+        if !self.late || !self.watch.shown.contains_key(&first) {
             self.settle_steps()?;
         }
-        Ok(self.watch.shown.unwrap_or(f64::NAN))
+        Ok(self.watch.shown.get(&first).copied().unwrap_or(f64::NAN))
     }
 
     fn check_loss(&self, loss: &Loss, total: &Tensor, rate: f64) -> Result<()> {
@@ -204,6 +205,7 @@ impl<'a> Crew<'a> {
                 let words = ("the loss", value, seen.whose);
                 return Err(Self::diverged(&seen.terms, words, (seen.round, seen.rate), &watch::value));
             }
+            self.watch.shown.extend(seen.lengths.first().map(|(first, _)| (*first, value)));
             for (number, measure) in seen.lengths {
                 let length = measure.length()?;
                 if !length.is_finite() {
@@ -215,7 +217,6 @@ impl<'a> Crew<'a> {
                 *moved |= length > 0.0 || seen.may_rest;
                 course.saw(value);
             }
-            self.watch.shown = Some(value);
         }
         Ok(())
     }

@@ -1,13 +1,15 @@
 //! What was seen of the steps whose loss and gradient nobody has looked at yet. On an accelerator a look waits for the device,
 //! so steps are taken first and looked at together; a step that went wrong is found some steps later, and named as if at once.
 
+use std::collections::BTreeMap;
+
 use candle_core::Tensor;
 
 use crate::error::Result;
 use crate::nn::model::{Measure, Running};
 
-/// Rounds between two looks on a device.
-pub(super) const ROUNDS: usize = 32;
+/// Rounds between two looks on a device. Whoever is asked to stop waits for so many at most.
+pub(super) const ROUNDS: usize = 16;
 
 /// One step of some models.
 #[derive(Debug)]
@@ -28,8 +30,8 @@ pub(super) struct Watch {
     pub(super) steps: Vec<Seen>,
     /// Of all models at the end of each round.
     pub(super) statistics: Vec<(usize, f64, Vec<Running>)>,
-    /// The loss that was looked at last.
-    pub(super) shown: Option<f64>,
+    /// By the first model that made the step, the loss that was looked at last.
+    pub(super) shown: BTreeMap<usize, f64>,
 }
 
 /// A scalar's value. Waits for the device.

@@ -167,10 +167,10 @@ impl Machine for Gpu {
     fn capture(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Box<dyn Replay>> {
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         self.stream.begin_capture(mode).map_err(wrong)?;
-        let done = work();
+        let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
         // whatever came of it, the stream must go on
         let graph = self.stream.end_capture(sys::CUgraphInstantiate_flags(0)).map_err(wrong);
-        done?;
+        done.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
         let graph = graph?.ok_or_else(|| wrong("nothing was taken down"))?;
         graph.upload().map_err(wrong)?;
         Ok(Box::new(Graph(Mutex::new(graph))))

@@ -150,12 +150,9 @@ impl Network for Cuda {
         let tracked = [theta.track_op(), x.track_op()];
         let forth = Forth { core: &self.core, mode, stats: &stats, batch, theta: machine.place(&theta)? };
         let x_at = machine.place(&x)?;
-        let recording = match &self.recordings {
-            Some(recordings) => recordings.of(&forth, x_at, tracked)?,
-            None => None,
-        };
+        let recording = self.recordings.as_ref().and_then(|recordings| recordings.of(&forth, x_at, tracked));
         let (made, way) = match recording {
-            Some(recording) => (recording.forth(x_at)?, Way::Recorded(recording)),
+            Some(recording) => (recording.forth(x_at, &stats)?, Way::Recorded(recording)),
             None => {
                 let (made, kept) = forth.run(x_at, tracked)?;
                 (made, kept.map_or(Way::None, Way::Kept))

@@ -1,5 +1,5 @@
 //! Forwards that come again, and their ways back, as one launch each. What such a pass asks of the device depends on its key
-//! alone: where theta and the running statistics lie, the batch, the mode. So the second time it is taken down, with memory
+//! alone: where theta lies, the batch, the mode, what is tracked. So the second time it is taken down, with memory
 //! that stays its own, and from then on the device does it without the host (on CUDA: a graph). What goes in and out is copied.
 
 use std::collections::btree_map::Entry;
@@ -17,7 +17,7 @@ use crate::kernels::Mode;
 use crate::kernels::steps::Work;
 
 /// Of one network, each with the memory of a whole pass.
-const MANY: usize = 4;
+const MANY: usize = 8;
 /// Passes that are remembered as seen once.
 const SEEN: usize = 16;
 
@@ -34,8 +34,6 @@ pub(super) fn wanted() -> bool {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Key {
     theta: u64,
-    /// Where the running statistics lie that it reads.
-    stats: Vec<u64>,
     batch: usize,
     by_batch: Vec<bool>,
     branch: usize,
@@ -43,12 +41,12 @@ struct Key {
     tracked: [bool; 2],
 }
 
-/// One pass forward, and its ways back.
+/// One pass forward, and its ways back. It may fail to be made: then the pass goes launch by launch.
 pub(super) struct Recording {
     key: Key,
     core: Core,
     mode: Mode,
-    /// Holds their addresses.
+    /// Running statistics, copied here where the pass reads them.
     stats: Vec<Tensor>,
     shelf: Arc<Shelf>,
     x: Memory,
@@ -68,26 +66,27 @@ struct Taken {
 }
 
 impl Recording {
-    /// Of a pass that begins with the input at `x`. Nothing where there is no memory for it.
-    fn new(core: &Core, key: Key, mode: &Mode, stats: &[Tensor], x: u64) -> Result<Option<Self>> {
+    /// Of a pass that begins with the input at `x`. An error where there is no memory for it, or where the device does not
+    /// take it down.
+    fn new(core: &Core, key: Key, mode: &Mode, given: &[Tensor], x: u64) -> Result<Self> {
         let shelf = Shelf::new(core.machine.clone());
         let core = Core { machine: shelf.clone(), ..core.clone() };
-        let Ok(own) = shelf.lend(4 * core.len(0, key.batch)) else { return Ok(None) };
-        core.machine.copy(x, own.at, 4 * core.len(0, key.batch))?;
-        let pass = || Forth { core: &core, mode, stats, batch: key.batch, theta: key.theta }.run(own.at, key.tracked);
-        // Done once as always: so the shelf has what it takes. What fails here fails again without.
-        if pass().is_err() {
-            return Ok(None);
-        }
-        let (forth, (made, kept)) = taken_down(&shelf, pass)?;
-        let (mode, stats, backs) = (mode.clone(), stats.to_vec(), Mutex::default());
-        Ok(Some(Self { key, core, mode, stats, shelf, x: own, forth, made, kept, backs }))
+        let fresh = |set: &Tensor| shelf.machine.tensor(shelf.machine.lend(4 * set.elem_count())?, set.dims());
+        let stats = given.iter().map(fresh).collect::<Result<Vec<_>>>()?;
+        let own = shelf.lend(4 * core.len(0, key.batch))?;
+        into(&core, &key, [given, &stats], [x, own.at])?;
+        let forth = || Forth { core: &core, mode, stats: &stats, batch: key.batch, theta: key.theta };
+        // Once as always: so the shelf has what it takes.
+        forth().run(own.at, key.tracked)?;
+        let (replay, (made, kept)) = taken_down(&shelf, || forth().run(own.at, key.tracked))?;
+        let (mode, backs) = (mode.clone(), Mutex::default());
+        Ok(Self { key, core, mode, stats, shelf, x: own, forth: replay, made, kept, backs })
     }
 
-    /// The pass for the input at that address.
-    pub(super) fn forth(&self, x: u64) -> Result<Made> {
+    /// The pass for the input at that address and those statistics.
+    pub(super) fn forth(&self, x: u64, stats: &[Tensor]) -> Result<Made> {
         let (core, &Key { batch, theta, .. }) = (&self.core, &self.key);
-        core.machine.copy(x, self.x.at, 4 * core.len(0, batch))?;
+        into(core, &self.key, [stats, &self.stats], [x, self.x.at])?;
         self.forth.replay()?;
         let told = Forth { core, mode: &self.mode, stats: &self.stats, batch, theta }.told();
         let bytes = |value: usize| 4 * core.len(value, batch);
@@ -117,20 +116,28 @@ impl Recording {
                 .filter_map(|((own, from), bytes)| Some((own.as_ref()?.at, from, bytes)))
                 .try_for_each(|(own, from, bytes)| core.machine.copy(from, own, bytes))
         };
+        let taken = || -> Result<Taken> {
+            let lend = |which: usize| (above[which] != 0).then(|| self.shelf.lend(bytes[which])).transpose();
+            let own = [lend(0)?, lend(1)?];
+            let at = [0, 1].map(|which: usize| own[which].as_ref().map_or(0, |own| own.at));
+            let back = Back { core, mode: &self.mode, batch, kept, theta: self.key.theta, tracked };
+            copy(&own)?;
+            // once as always, as in `new`
+            back.run(at)?;
+            let (replay, made) = taken_down(&self.shelf, || back.run(at))?;
+            Ok(Taken { above: own, replay, made })
+        };
         let mut backs = locked(&self.backs);
         let taken = match backs.entry([tracked[0], tracked[1], above[1] != 0]) {
             Entry::Occupied(taken) => taken.into_mut(),
-            Entry::Vacant(place) => {
-                let lend = |which: usize| (above[which] != 0).then(|| self.shelf.lend(bytes[which])).transpose();
-                let own = [lend(0)?, lend(1)?];
-                let at = [0, 1].map(|which: usize| own[which].as_ref().map_or(0, |own| own.at));
-                let back = Back { core, mode: &self.mode, batch, kept, theta: self.key.theta, tracked };
-                copy(&own)?;
-                // once as always, as in `new`
-                back.run(at)?;
-                let (replay, made) = taken_down(&self.shelf, || back.run(at))?;
-                place.insert(Taken { above: own, replay, made })
-            }
+            Entry::Vacant(place) => match taken() {
+                Ok(taken) => place.insert(taken),
+                // launch by launch, in memory of the device; an error that is none of taking down comes again
+                Err(_) => {
+                    let core = &Core { machine: self.shelf.machine.clone(), ..core.clone() };
+                    return Back { core, mode: &self.mode, batch, kept, theta: self.key.theta, tracked }.run(above);
+                }
+            },
         };
         copy(&taken.above)?;
         taken.replay.replay()?;
@@ -151,6 +158,17 @@ impl Recording {
     }
 }
 
+/// Copies what a pass reads, beside theta, to where it reads it.
+fn into(core: &Core, key: &Key, [given, stats]: [&[Tensor]; 2], [x, own]: [u64; 2]) -> Result<()> {
+    core.machine.copy(x, own, 4 * core.len(0, key.batch))?;
+    for norm in (0..key.by_batch.len()).filter(|&norm| !key.by_batch[norm]) {
+        let set = norm * core.program.branches + key.branch;
+        let (from, to) = (core.machine.place(&given[set])?, core.machine.place(&stats[set])?);
+        core.machine.copy(from, to, 4 * given[set].elem_count())?;
+    }
+    Ok(())
+}
+
 /// A pass as something to replay, and what it left: places in memory, which hold nothing yet.
 fn taken_down<T>(shelf: &Arc<Shelf>, pass: impl Fn() -> Result<T>) -> Result<(Box<dyn Replay>, T)> {
     let mut left = None;
@@ -160,10 +178,7 @@ fn taken_down<T>(shelf: &Arc<Shelf>, pass: impl Fn() -> Result<T>) -> Result<(Bo
         Ok(())
     });
     shelf.closed.store(false, Ordering::Relaxed);
-    let words =
-        |error| Error::msg(format!("a CUDA graph could not be made ({error}); RECANT_CUDA_GRAPHS=0 does without"));
-    let replay = replay.map_err(words)?;
-    Ok((replay, left.ok_or_else(|| Error::msg("nothing was taken down"))?))
+    Ok((replay?, left.ok_or_else(|| Error::msg("nothing was taken down"))?))
 }
 
 /// Those of one network.
@@ -175,48 +190,49 @@ struct Known {
     /// The one used last at the end.
     all: Vec<Arc<Recording>>,
     seen: VecDeque<Key>,
-    /// There was no memory for one more.
+    /// One more could not be made.
     full: bool,
 }
 
 impl Recordings {
     /// One for that pass that nobody uses now: whoever has it uses it. None where the pass is better done as always.
-    pub(super) fn of(&self, forth: &Forth, x: u64, tracked: [bool; 2]) -> Result<Option<Arc<Recording>>> {
+    pub(super) fn of(&self, forth: &Forth, x: u64, tracked: [bool; 2]) -> Option<Arc<Recording>> {
         let Forth { core, mode, stats, batch, theta } = *forth;
         let draws = mode.rng.is_some() && core.steps.iter().any(|step| matches!(step.work, Work::Dropout { .. }));
         if draws {
-            return Ok(None);
+            return None;
         }
         let (by_batch, branch, taps) = (mode.batch.clone(), mode.branch, mode.taps.clone());
-        let read = by_batch.iter().enumerate().filter(|(_, by_batch)| !**by_batch);
-        let at = read.map(|(norm, _)| core.machine.place(&stats[norm * core.program.branches + branch]));
-        let key = Key { theta, stats: at.collect::<Result<_>>()?, batch, by_batch, branch, taps, tracked };
+        let key = Key { theta, batch, by_batch, branch, taps, tracked };
         let mut known = locked(&self.0);
         // it is held by the list alone
         let idle = |recording: &Arc<Recording>| Arc::strong_count(recording) == 1;
         if let Some(index) = known.all.iter().position(|recording| recording.key == key && idle(recording)) {
             let recording = known.all.remove(index);
             known.all.push(recording.clone());
-            return Ok(Some(recording));
+            return Some(recording);
         }
         if known.full {
-            return Ok(None);
+            return None;
         }
         if !known.seen.contains(&key) {
             known.seen.push_back(key);
             if known.seen.len() > SEEN {
                 known.seen.pop_front();
             }
-            return Ok(None);
+            return None;
         }
         if known.all.len() == MANY {
-            let Some(index) = known.all.iter().position(idle) else { return Ok(None) };
-            known.all.remove(index);
+            let index = known.all.iter().position(idle)?;
+            let gone = known.all.remove(index);
+            // it must come twice again
+            known.seen.retain(|key| *key != gone.key);
         }
-        let recording = Recording::new(core, key, mode, stats, x)?.map(Arc::new);
+        // what fails here, and would without, fails again
+        let recording = Recording::new(core, key, mode, stats, x).ok().map(Arc::new);
         known.full = recording.is_none();
         known.all.extend(recording.clone());
-        Ok(recording)
+        recording
     }
 }
 

@@ -72,7 +72,6 @@ fn trained(network: &Cuda, program: &Program, sizes: &[usize]) -> Vec<Vec<f64>> 
     let theta = Tensor::from_vec(normal(program.len(), 1, 0.1), program.len(), device).unwrap();
     let theta = candle_core::Var::from_tensor(&theta).unwrap();
     let channels = program.norms[0].channels;
-    let stats = vec![Tensor::ones((2, channels), DType::F32, device).unwrap(); 2];
     let rest: usize = program.input.iter().product();
     let x = |batch: usize, seed: u64| {
         let [c, h, w] = program.input;
@@ -83,6 +82,7 @@ fn trained(network: &Cuda, program: &Program, sizes: &[usize]) -> Vec<Vec<f64>> 
     let mut all = Vec::new();
     for (turn, &batch) in sizes.iter().enumerate() {
         let sink = Arc::new(Sink::default());
+        let stats = vec![(Tensor::ones((2, channels), DType::F32, device).unwrap() * (1.0 + turn as f64)).unwrap(); 2];
         let pieces = [theta.as_tensor().clone()];
         // both are alive until the way back
         let [one, two] = [0, 1].map(|part| {
