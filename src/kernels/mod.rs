@@ -46,6 +46,14 @@ pub struct Mode {
     pub taps: Vec<usize>,
 }
 
+impl Mode {
+    /// Whether an image's results depend on the batch that it is in, or on its place there.
+    fn mixes(&self, program: &Program) -> bool {
+        let draws = || program.layers.iter().any(|layer| matches!(layer.op, Op::Dropout(_)));
+        self.batch.iter().any(|by_batch| *by_batch) || (self.rng.is_some() && draws())
+    }
+}
+
 /// What one batch norm saw: mean and unbiased variance of the batch, 2 x channels.
 #[derive(Clone, Debug)]
 pub struct Moments {

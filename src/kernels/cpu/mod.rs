@@ -29,7 +29,7 @@ use candle_core::{CpuStorage, CustomOp2, InplaceOp1, Layout, Shape, Storage, Ten
 
 use super::features::Features;
 use super::steps::{Step, half, last_readers, steps};
-use super::{Done, Mode, Moments, Network, Program, Sink, check, shape};
+use super::{Done, Mode, Moments, Network, Products, Program, Sink, check, shape};
 use crate::error::{Error, Result};
 pub use buffer::Buffer;
 use buffer::Pool;
@@ -56,6 +56,16 @@ impl Core {
     /// Elements of a value.
     fn len(&self, value: usize, batch: usize) -> usize {
         self.program.size(value) * batch
+    }
+
+    /// How many images go through together where none sees another, if it matters: products in tile registers are done sooner
+    /// than values come out of memory, so a second-level cache should hold them; a tile has 16 rows.
+    fn images(&self) -> Option<usize> {
+        const CACHE: usize = 2 << 20;
+        let tiled = bf16_tiles() && self.program.products == Products::Bf16;
+        let sizes =
+            self.half.iter().enumerate().filter(|(_, half)| **half).map(|(value, _)| 2 * self.program.size(value));
+        sizes.max().filter(|_| tiled).map(|largest| (CACHE / largest.max(1)).max(16))
     }
 
     fn pixels(&self, value: usize) -> usize {
@@ -86,6 +96,36 @@ impl Cpu {
     }
 }
 
+impl Cpu {
+    /// A forward of some images at a time, whose values stay in a cache. No image sees another, so its bits are the same.
+    fn in_parts(
+        &self,
+        theta: &Tensor,
+        stats: &[Tensor],
+        x: &Tensor,
+        mode: &Mode,
+        sink: &Arc<Sink>,
+        images: usize,
+    ) -> Result<Done> {
+        let (batch, theta) = (x.dim(0)?, std::slice::from_ref(theta));
+        let part = |start: usize| {
+            let part = x.narrow(0, start, images.min(batch - start))?;
+            self.forward(theta, stats, &part, mode, sink)
+        };
+        let parts = (0..batch).step_by(images).map(part).collect::<Result<Vec<_>>>()?;
+        let all = |of: &dyn Fn(&Done) -> &Tensor| -> Result<Tensor> {
+            Ok(Tensor::cat(&parts.iter().map(of).collect::<Vec<_>>(), 0)?)
+        };
+        let taps = (0..mode.taps.len()).map(|tap| all(&|done| &done.taps[tap])).collect::<Result<_>>()?;
+        Ok(Done {
+            logits: all(&|done| &done.logits)?,
+            features: all(&|done| &done.features)?,
+            taps,
+            moments: Vec::new(),
+        })
+    }
+}
+
 impl Network for Cpu {
     fn pieces(&self) -> Vec<Range<usize>> {
         std::iter::once(0..self.core.program.len()).collect()
@@ -104,8 +144,15 @@ impl Network for Cpu {
         if theta.dims() != [program.len()] {
             return Err(Error::invalid("the parameters do not belong to this network"));
         }
-        let stats = stats.iter().map(|set| Ok(set.flatten_all()?.to_vec1::<f32>()?)).collect::<Result<_>>()?;
         let tracked = [theta.track_op(), x.track_op()];
+        if let Some(images) = self.core.images().filter(|&images| images < batch)
+            && !tracked[0]
+            && !tracked[1]
+            && !mode.mixes(program)
+        {
+            return self.in_parts(theta, stats, x, mode, sink, images);
+        }
+        let stats = stats.iter().map(|set| Ok(set.flatten_all()?.to_vec1::<f32>()?)).collect::<Result<_>>()?;
         let (report, features) = (Arc::new(Mutex::new(Report::default())), Arc::<Features>::default());
         let operation = Operation {
             core: self.core.clone(),

@@ -258,6 +258,37 @@ fn folded_batch_norms_of_f32_have_the_same_bits() {
 }
 
 #[test]
+fn images_go_through_in_parts_with_the_same_bits() {
+    let device = &candle_core::Device::Cpu;
+    for products in [Products::Winograd, Products::Bf16] {
+        let program = Arc::new(Program { products, ..stem() });
+        let network = Cpu::new(program.clone());
+        let theta = Tensor::from_vec(normal(program.len(), 1, 0.1), program.len(), device).unwrap();
+        let x = Tensor::from_vec(normal(37 * 3 * 99, 2, 1.0), (37, 3, 11, 9), device).unwrap();
+        let set = |norm: &crate::kernels::Norm| Tensor::ones((2, norm.channels), DType::F32, device).unwrap();
+        let stats: Vec<Tensor> = program.norms.iter().map(set).collect();
+        let mode = Mode { batch: vec![false; stats.len()], branch: 0, rng: None, taps: vec![1, 3] };
+        let sink = Arc::new(Sink::default());
+        assert!(network.core.images().is_none_or(|images| images > 37), "the whole goes in one");
+        let whole = network.forward(std::slice::from_ref(&theta), &stats, &x, &mode, &sink).unwrap();
+        let parts = network.in_parts(&theta, &stats, &x, &mode, &sink, 16).unwrap();
+        let all = |done: &Done| -> Vec<Vec<f64>> {
+            [&done.logits, &done.features].into_iter().chain(&done.taps).map(numbers).collect()
+        };
+        assert!(all(&parts) == all(&whole), "{products:?}");
+        let shapes =
+            |done: &Done| [done.logits.dims().to_vec(), done.features.dims().to_vec(), done.taps[1].dims().to_vec()];
+        assert_eq!(shapes(&parts), shapes(&whole));
+    }
+    // where an image sees others, they go together
+    let program = Program { products: Products::Bf16, ..program() };
+    let mode = Mode { batch: vec![false, true], branch: 0, rng: None, taps: Vec::new() };
+    assert!(mode.mixes(&program));
+    assert!(Mode { batch: vec![false, false], rng: Some(crate::rng::Rng::new(1)), ..mode.clone() }.mixes(&program));
+    assert!(!Mode { batch: vec![false, false], ..mode }.mixes(&program));
+}
+
+#[test]
 fn bf16_has_the_same_bits_for_any_number_of_threads() {
     let program = Arc::new(Program { products: Products::Bf16, ..program() });
     let results: Vec<Vec<Vec<f64>>> = [1, 2, 8]
