@@ -8,9 +8,9 @@ use std::arch::x86_64::{
 };
 use std::ops::Range;
 
-use super::conv::Fold;
 use super::number::Number;
 use super::parallel::Shared;
+use super::product::Fold;
 use super::tiles::{SIDE, available};
 
 /// What becomes of a sum.

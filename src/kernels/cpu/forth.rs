@@ -1,10 +1,10 @@
 //! Forward through all steps.
 
 use super::buffer::Buffer;
-use super::conv::Fold;
 use super::norm::{self, Seen};
 use super::number::{Number, Value};
 use super::pointwise::{add, flatten, global, multiply, transpose};
+use super::product::Fold;
 use super::{Core, Report};
 use crate::kernels::sink::Way;
 use crate::kernels::steps::{Step, Work, needed};

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::buffer::Pool;
-use super::conv::{Conv, Geometry};
+use super::conv::Conv;
+use super::geometry::Geometry;
 use super::norm;
 use super::number::{Half, Number, Value};
 use super::simd::{Level, Strided};

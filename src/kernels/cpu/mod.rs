@@ -7,11 +7,13 @@ mod conv;
 #[cfg(target_arch = "x86_64")]
 mod finish;
 mod forth;
+mod geometry;
 mod norm;
 mod number;
 mod outer;
 mod parallel;
 mod pointwise;
+mod product;
 mod simd;
 #[cfg(target_arch = "x86_64")]
 mod tiled;

@@ -4,9 +4,10 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::buffer::{Pool, scratch};
-use super::conv::{Geometry, TASKS};
+use super::geometry::Geometry;
 use super::parallel::{Shared, each};
 use super::pointwise::add;
+use super::product::TASKS;
 use super::simd::{Level, Strided};
 use super::weights::{Panel, panels, strips};
 use crate::wide::wide;

@@ -3,7 +3,8 @@
 use candle_core::DType;
 
 use super::buffer::Pool;
-use super::conv::{Conv, Geometry};
+use super::conv::Conv;
+use super::geometry::Geometry;
 use super::number::Value;
 use super::weights::Weights;
 use super::*;

@@ -8,11 +8,12 @@ use std::ops::{Deref, Range};
 use std::sync::Arc;
 
 use super::buffer::{Buffer, Pool, scratch};
-use super::conv::{Geometry, TASKS};
 use super::finish::{End, Rows, finish};
+use super::geometry::Geometry;
 use super::number::{Half, Halves, Number, Value, convert, halves, pair, words};
 use super::outer::in_parts;
 use super::parallel::{Shared, each};
+use super::product::TASKS;
 use super::tiles::{self, DEEP, Product, SIDE, Sizes, Term};
 use super::turn::turn;
 use super::weights::{Packed, Weights, gather};

@@ -14,9 +14,10 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::buffer::{Buffer, Pool, scratch};
-use super::conv::{DEPTH, Fold, Geometry, Start, TASKS};
+use super::geometry::Geometry;
 use super::outer::in_parts;
 use super::parallel::{Shared, each};
+use super::product::{DEPTH, Fold, Start, TASKS};
 use super::simd::{Level, Strided};
 use super::transform::{PAIRS, Transforms};
 use super::weights::{Panel, Weights, channels, panels, strips};

@@ -1,0 +1,187 @@
+//! The sums of a convolution, directly: for each place of the window a plain product of matrices, and what ends them.
+
+use std::ops::Range;
+
+use super::geometry::Geometry;
+use super::norm;
+use super::number::{Number, Value};
+use super::parallel::{Shared, each};
+use super::simd::{Level, ROWS, Strided};
+use super::weights::{Packed, Panel, View, channels, panels, strips};
+use crate::kernels::Window;
+use crate::kernels::steps::After;
+
+/// Rows of outputs that one task makes, about.
+pub(super) const CHUNK: usize = 256;
+/// Tasks that are enough for many cores.
+pub(super) const TASKS: usize = 32;
+/// Input channels summed in registers before they go to memory: with a panel of outputs, half of a first-level cache.
+/// The same at all levels, or their bits would differ.
+pub(super) const DEPTH: usize = 128;
+
+/// Batch norm by running statistics, which ends a convolution: of a sum s it makes after(s scale + shift + residual).
+#[derive(Clone, Copy)]
+pub(super) struct Fold<'a> {
+    pub(super) scale: &'a [f32],
+    pub(super) shift: &'a [f32],
+    /// Of the output's kind.
+    pub(super) residual: Option<&'a Value>,
+    pub(super) after: After,
+}
+
+impl Fold<'_> {
+    /// Ends some channels of some rows of f32 sums, which nobody else touches meanwhile.
+    pub(super) fn end(&self, rows: Range<usize>, channels: Range<usize>, output: &Shared) {
+        let residual = self.residual.map(|residual| f32::of(Some(residual)));
+        for row in rows {
+            let place = row * self.scale.len() + channels.start;
+            // SAFETY: the caller's promise.
+            let sums = unsafe { output.part(place, channels.len()) };
+            let residual = residual.map(|residual| &residual[place..place + channels.len()]);
+            norm::end(sums, &self.scale[channels.clone()], &self.shift[channels.clone()], residual, self.after);
+        }
+    }
+}
+
+/// What an output holds before products are added.
+pub(super) enum Start<'a> {
+    /// The bias, or 0.
+    Bias(Option<&'a [f32]>),
+    /// What is there.
+    Keep,
+}
+
+/// output = start + sum over places of seen inputs x weights, and its end, if there is one.
+pub(super) fn product(
+    level: Level,
+    geometry: &Geometry,
+    batch: usize,
+    a: &[f32],
+    weights: &Packed,
+    (start, fold): (&Start, Option<Fold>),
+    output: &mut [f32],
+) {
+    let view = View { data: &weights.data, inputs: weights.inputs, outputs: weights.outputs, taps: weights.taps };
+    if let Some(tiling) = weights.tiling {
+        return tiling.product(batch, a, &weights.data, (start, fold), output);
+    }
+    let [height, width] = geometry.output;
+    // what the raw places of the tiles rest on
+    assert_eq!(output.len(), height * width * batch * view.outputs, "an output has its geometry's size");
+    let across = CHUNK.div_ceil(batch).min(width);
+    let chunks = width.div_ceil(across);
+    let panels = panels(level, view.outputs);
+    // few rows: share out the channels too, so that each task reads only some of the weights
+    let groups = TASKS.div_ceil(height * chunks).min(panels.len());
+    let group = panels.len().div_ceil(groups);
+    let groups = panels.len().div_ceil(group);
+    let shared = Shared::new(output);
+    let job = Job { level, geometry, batch, a, weights: view };
+    let work = height * width * batch * view.outputs * view.inputs * view.taps;
+    let work = if geometry.transposed { work / geometry.window.stride.pow(2) } else { work };
+    each(height * chunks * groups, work, |task| {
+        let (place, mine) = (task / groups, task % groups);
+        let (row, column) = (place / chunks, place % chunks * across);
+        let columns = column..(column + across).min(width);
+        let mine = &panels[mine * group..((mine + 1) * group).min(panels.len())];
+        // each task has its own row, columns and channels of the output
+        job.run(row, &columns, mine, start, &shared);
+        if let Some(fold) = fold {
+            let home = row * width * batch;
+            fold.end(home + columns.start * batch..home + columns.end * batch, channels(mine), &shared);
+        }
+    });
+}
+
+#[derive(Clone, Copy)]
+pub(super) struct Job<'a> {
+    pub(super) level: Level,
+    pub(super) geometry: &'a Geometry,
+    pub(super) batch: usize,
+    pub(super) a: &'a [f32],
+    pub(super) weights: View<'a>,
+}
+
+impl Job<'_> {
+    /// `run` for 1 x 1 windows: one product of whole rows, written once.
+    fn rows(&self, row: usize, columns: &Range<usize>, mine: &[Panel], keep: bool, output: &Shared) {
+        let Job { level, geometry, batch, a, weights } = *self;
+        let first = (row * geometry.output[1] + columns.start) * batch;
+        let rows = columns.len() * batch;
+        let a = &a[first * weights.inputs..][..rows * weights.inputs];
+        for panel in mine {
+            let wide = panel.vectors * level.lanes();
+            let packed = &weights.data[panel.start * weights.inputs..];
+            for block in (0..weights.inputs).step_by(DEPTH) {
+                let deep = DEPTH.min(weights.inputs - block);
+                let b = &packed[block * wide..][..deep * wide];
+                for (index, kernel) in strips(rows, level.block(panel.vectors)) {
+                    let a = Strided(a[index * weights.inputs + block..].as_ptr(), weights.inputs);
+                    let c = output.at((first + index) * weights.outputs + panel.start);
+                    // SAFETY: `strips` stays below `rows`; each row of `a` has `deep` elements from `block` on, `b` as many
+                    // of `wide`; the panel's channels of these rows of the output are this task's own.
+                    unsafe { kernel(deep, a, b.as_ptr(), (c, weights.outputs), block == 0 && !keep) };
+                }
+            }
+        }
+    }
+
+    /// Some columns and channels of one row of outputs, which nobody else touches meanwhile.
+    pub(super) fn run(&self, row: usize, columns: &Range<usize>, mine: &[Panel], start: &Start, output: &Shared) {
+        let Job { level, geometry, batch, a, weights } = *self;
+        let width = geometry.output[1];
+        let whole = mine.iter().all(|panel| panel.last == level.lanes());
+        if geometry.window == Window::new(1, 1, 0) && whole && !matches!(start, Start::Bias(Some(_))) {
+            return self.rows(row, columns, mine, matches!(start, Start::Keep), output);
+        }
+        if let Start::Bias(bias) = start {
+            let channels = channels(mine);
+            for index in 0..columns.len() * batch {
+                let place = ((row * width + columns.start) * batch + index) * weights.outputs;
+                // SAFETY: this task's own row, columns and channels.
+                let part = unsafe { output.part(place + channels.start, channels.len()) };
+                match bias {
+                    Some(bias) => part.copy_from_slice(&bias[channels.clone()]),
+                    None => part.fill(0.0),
+                }
+            }
+        }
+        for panel in mine {
+            let wide = panel.vectors * level.lanes();
+            let tile = level.tile(panel.vectors);
+            let packed = &weights.data[panel.start * weights.inputs * weights.taps..];
+            for place in 0..weights.taps {
+                let Some(run) = geometry.run(row, place, columns) else { continue };
+                let to = (row * width + run.to) * batch;
+                let from = (run.row * geometry.input[1] + run.from) * batch;
+                // rows of the run, counted through columns and batch
+                let row_of = |base: usize, step: usize, index: usize| {
+                    if step == 1 { base + index } else { base + index / batch * step * batch + index % batch }
+                };
+                let rows = run.count * batch;
+                for block in (0..weights.inputs).step_by(DEPTH) {
+                    let deep = DEPTH.min(weights.inputs - block);
+                    let b = &packed[(place * weights.inputs + block) * wide..][..deep * wide];
+                    for index in (0..rows).step_by(ROWS) {
+                        let mut spill = [0.0_f32; 64];
+                        let mut sources = [a.as_ptr(); ROWS];
+                        let mut targets = [spill.as_mut_ptr(); ROWS];
+                        for r in 0..ROWS {
+                            // past the end: compute the last row again and throw it away
+                            let live = (index + r).min(rows - 1);
+                            let source = row_of(from, run.from_step, live) * weights.inputs + block;
+                            sources[r] = a[source..source + deep].as_ptr();
+                            if index + r < rows {
+                                let target = row_of(to, run.to_step, live) * weights.outputs + panel.start;
+                                targets[r] = output.at(target);
+                            }
+                        }
+                        // SAFETY: sources were sliced to `deep` elements and `b` to as many packed rows; targets are
+                        // this task's own places in the output, or `spill`, which a panel never exceeds.
+                        unsafe { tile(deep, &sources, b.as_ptr(), &targets, panel.last) };
+                    }
+                }
+            }
+        }
+    }
+}
