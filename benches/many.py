@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Independent small trainings side by side, against one after the other: benches/many.toml.
 
-    python3 benches/many.py --data DIR [--jobs 1,2] [--width 16] [--precision f32] [--turns 2] [--json]
+    python3 benches/many.py --data DIR [--jobs 1,2] [--width 16] [--precision f32] [--device cpu] [--turns 2] [--json]
 
 DIR is a data folder of recant that holds Fashion-MNIST. Each turn runs the recipe once for each number of jobs, each time in a
 fresh store where the images lie already, and counts models a minute; ratios are to the first number of jobs in the same turn, medians
@@ -23,7 +23,7 @@ RECIPE = os.path.join(HERE, "many.toml")
 
 
 def run(program, store, options, jobs, *targets):
-    words = [program, "run", RECIPE, *targets, "--quiet", "--offline", "--device", "cpu", "--jobs", str(jobs)]
+    words = [program, "run", RECIPE, *targets, "--quiet", "--offline", "--device", options.device, "--jobs", str(jobs)]
     words += ["--store", store, "--data", options.data]
     words += ["--set", f"params.width={options.width}", "--set", f"params.precision={options.precision}"]
     begun = time.perf_counter()
@@ -39,12 +39,15 @@ def main():
     parser.add_argument("--jobs", default="1,2")
     parser.add_argument("--width", type=int, default=16)
     parser.add_argument("--precision", choices=["f32", "bf16"], default="f32")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--program", help="a recant that is built already")
     parser.add_argument("--turns", type=int, default=2)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     if not options.data:
         raise SystemExit("say where Fashion-MNIST is: --data DIR")
-    program, numbers = built(), [int(jobs) for jobs in options.jobs.split(",")]
+    numbers = [int(jobs) for jobs in options.jobs.split(",")]
+    program = options.program or built()
     models = 8  # seeds of the recipe
     speeds = {jobs: [] for jobs in numbers}
     with tempfile.TemporaryDirectory() as folder:
@@ -61,9 +64,9 @@ def main():
         ratio = statistics.median(own / base for own, base in zip(speeds[jobs], speeds[numbers[0]]))
         lines.append({"jobs": jobs, "models_per_minute": statistics.median(speeds[jobs]), "ratio": ratio})
     if options.json:
-        print(json.dumps({"width": options.width, "precision": options.precision, "turns": options.turns, "jobs": lines}))
+        print(json.dumps({"width": options.width, "precision": options.precision, "device": options.device, "turns": options.turns, "jobs": lines}))
         return
-    print(f"resnet18, width {options.width}, {options.precision}, {os.cpu_count()} cores, {options.turns} turns")
+    print(f"resnet18, width {options.width}, {options.precision}, {options.device}, {os.cpu_count()} cores, {options.turns} turns")
     for line in lines:
         print(f"{line['jobs']:>3} at once: {line['models_per_minute']:7.2f} models a minute, {line['ratio']:.2f}")
 

@@ -120,6 +120,10 @@ pub enum Error {
     #[error("the loss term `{0}` reaches no parameter: its gradient is zero")]
     NoGradient(String),
 
+    /// A checkpoint that is what was written, but not of what goes on from it.
+    #[error("the checkpoint does not fit the stage: {0}")]
+    Unfit(String),
+
     /// Asked to stop; what was done is saved.
     #[error("interrupted")]
     Interrupted,

@@ -3,7 +3,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
@@ -11,11 +11,15 @@ use md5::{Digest, Md5};
 use sha2::Sha256;
 use ureq::Agent;
 
-use crate::dataset::{Dataset, Remote};
+use crate::dataset::{Dataset, Form, Remote};
 use crate::error::{Error, Result, listed, plural};
 
 /// Nothing that is fetched or unpacked is larger.
 const LIMIT: u64 = 8 << 30;
+/// Nor is a list of digests longer.
+const PINS: u64 = 1 << 20;
+/// Where the files of an archive are until it is known to be whole.
+const UNPACKING: &str = ".unpacking";
 /// Attempts in a row that may bring nothing, and attempts in all.
 const IDLE: usize = 3;
 const ATTEMPTS: usize = 50;
@@ -41,15 +45,35 @@ enum Sum {
     Unknown,
 }
 
-/// Fetches the first form of a data set that can be had into a data folder. Where its files are then.
-pub fn fetch(dataset: &Dataset, data: &Path, how: &How) -> Result<Vec<PathBuf>> {
+/// The form that is fetched, which has as many downloads as there are digests, where there are any.
+fn form_of(dataset: &Dataset, sha256: &[String]) -> Result<&'static Form> {
     let name = dataset.name;
     let form = dataset.forms.iter().find(|form| !form.origin.is_empty() && !form.files.is_empty());
     let form = form.ok_or_else(|| Error::invalid(format!("the data set `{name}` is not one to fetch")))?;
-    if !how.sha256.is_empty() && how.sha256.len() != form.origin.len() {
-        let (given, wanted) = (how.sha256.len(), plural(form.origin.len(), "download"));
+    if !sha256.is_empty() && sha256.len() != form.origin.len() {
+        let (given, wanted) = (sha256.len(), plural(form.origin.len(), "download"));
         return Err(Error::invalid(format!("`sha256` has {given} digests, but `{name}` is {wanted}")));
     }
+    Ok(form)
+}
+
+/// Holds files that are at hand to the digests that a recipe gives, as far as they are downloads as they came: what was
+/// unpacked has no digest of its own.
+pub fn check(dataset: &Dataset, files: &[PathBuf], sha256: &[String]) -> Result<()> {
+    for (remote, wanted) in form_of(dataset, sha256)?.origin.iter().zip(sha256) {
+        let is_it =
+            |path: &&PathBuf| path.file_name().is_some_and(|name| remote.url.rsplit('/').next() == name.to_str());
+        if let Some(path) = files.iter().find(is_it) {
+            there(path, &Sum::Sha256(wanted.to_lowercase()))?;
+        }
+    }
+    Ok(())
+}
+
+/// Fetches the first form of a data set that can be had into a data folder. Where its files are then.
+pub fn fetch(dataset: &Dataset, data: &Path, how: &How) -> Result<Vec<PathBuf>> {
+    let name = dataset.name;
+    let form = form_of(dataset, how.sha256)?;
     let folder = data.join(form.folders.first().copied().unwrap_or(name));
     fs::create_dir_all(&folder).map_err(Error::io("create", &folder))?;
     for (number, remote) in form.origin.iter().enumerate() {
@@ -63,13 +87,7 @@ pub fn fetch(dataset: &Dataset, data: &Path, how: &How) -> Result<Vec<PathBuf>> 
         if target.is_file() {
             there(&target, &sum)?;
         } else {
-            let found = download(&url, how, &target, &sum)?;
-            if matches!(sum, Sum::Unknown) {
-                let mut options = OpenOptions::new();
-                let all = options.create(true).append(true).custom_flags(NO_LINK).open(&pins);
-                let mut all = all.map_err(Error::io("open", &pins))?;
-                all.write_all(format!("{found}  {file}\n").as_bytes()).map_err(Error::io("write", &pins))?;
-            }
+            download(&url, how, &target, &sum, &pins)?;
         }
         if file.ends_with(".tar.gz") {
             unpack(&target, &folder, form.files)?;
@@ -86,12 +104,35 @@ fn known(remote: &Remote, given: Option<&String>, pins: &Path, file: &str) -> Re
     if !remote.md5.is_empty() {
         return Ok(Sum::Md5(remote.md5.to_owned()));
     }
-    let text = match fs::read_to_string(pins) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
-        other => other.map_err(Error::io("read", pins))?,
-    };
+    let text = pins_in(pins)?;
     let pinned = text.lines().filter_map(|line| line.split_once("  ")).find(|(_, name)| *name == file);
     Ok(pinned.map_or(Sum::Unknown, |(sum, _)| Sum::Sha256(sum.to_owned())))
+}
+
+/// The text of a list of digests; none is empty. No link is followed, no pipe waited for.
+fn pins_in(pins: &Path) -> Result<String> {
+    let plain = match fs::symlink_metadata(pins) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(String::new()),
+        found => found.map_err(Error::io("read", pins))?.is_file(),
+    };
+    if !plain {
+        return Err(Error::bad_file(pins, "it is no file, expected a list of digests"));
+    }
+    let mut text = String::new();
+    let file = File::open(pins).map_err(Error::io("open", pins))?;
+    file.take(PINS).read_to_string(&mut text).map_err(Error::io("read", pins))?;
+    Ok(text)
+}
+
+/// Adds a digest to the list, which is whole at any time.
+fn pin(pins: &Path, sha256: &str, file: &str) -> Result<()> {
+    let text = format!("{}{sha256}  {file}\n", pins_in(pins)?);
+    let folder = pins.parent().unwrap_or(Path::new("."));
+    let made = tempfile::Builder::new().permissions(fs::Permissions::from_mode(0o666)).tempfile_in(folder);
+    let mut made = made.map_err(Error::io("write in", folder))?;
+    made.write_all(text.as_bytes()).and_then(|()| made.as_file().sync_all()).map_err(Error::io("write", pins))?;
+    made.persist(pins).map_err(|error| Error::io("write", pins)(error.error))?;
+    Ok(())
 }
 
 /// SHA-256 of a file, its digest of the wanted kind, and the wanted one.
@@ -120,8 +161,9 @@ enum End {
     Failed(Error),
 }
 
-/// Fetches one file, checks it and moves it into place; its SHA-256.
-fn download(url: &str, how: &How, target: &Path, sum: &Sum) -> Result<String> {
+/// Fetches one file, checks it and moves it into place; its SHA-256. One of which nothing was known is pinned first: whoever
+/// dies in between finds that the next try is held to it.
+fn download(url: &str, how: &How, target: &Path, sum: &Sum, pins: &Path) -> Result<String> {
     let name = target.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let part = target.with_file_name(format!("{name}.part"));
     let mut options = OpenOptions::new();
@@ -175,6 +217,9 @@ fn download(url: &str, how: &How, target: &Path, sum: &Sum) -> Result<String> {
              publisher has changed the file, say sha256 = \"{sha256}\" in the recipe"
         );
         return Err(Error::bad_file(&away, why));
+    }
+    if matches!(sum, Sum::Unknown) {
+        pin(pins, &sha256, &name)?;
     }
     fs::rename(&part, target).map_err(Error::io("rename", &part))?;
     Ok(sha256)
@@ -271,8 +316,15 @@ pub fn unpack(archive: &Path, folder: &Path, files: &[&str]) -> Result<()> {
     let bad = |why: String| Error::bad_file(archive, why);
     let broken = |error: std::io::Error| bad(format!("not a whole .tar.gz archive: {error}"));
     let file = File::open(archive).map_err(Error::io("open", archive))?;
-    let mut tar = tar::Archive::new(flate2::read::GzDecoder::new(file).take(LIMIT));
-    let temp = tempfile::tempdir_in(folder).map_err(Error::io("create", folder))?;
+    // One at a time, so that what lies in its folder is of one that died.
+    file.lock().map_err(Error::io("lock", archive))?;
+    let left = folder.join(UNPACKING);
+    if left.symlink_metadata().is_ok() {
+        fs::remove_dir_all(&left).map_err(Error::io("remove", &left))?;
+    }
+    let temp = tempfile::Builder::new().prefix(UNPACKING).rand_bytes(0).tempdir_in(folder);
+    let temp = temp.map_err(Error::io("create", &left))?;
+    let mut tar = tar::Archive::new(flate2::read::GzDecoder::new(&file).take(LIMIT));
     // Raw: what extends names and sizes is not taken into memory, however long it is.
     for entry in tar.entries().map_err(broken)?.raw(true) {
         let entry = entry.map_err(broken)?;

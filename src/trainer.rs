@@ -181,13 +181,16 @@ impl<'a> Trainer<'a> {
         }
         let mut resumed = 0;
         if let Some(checkpoint) = self.desk.restore()? {
-            self.crew.load(&checkpoint.tensors)?;
+            self.crew.load(&checkpoint.tensors).map_err(|error| Error::Unfit(error.to_string()))?;
             self.kept = crew::part(&checkpoint.tensors, "kept.");
             let record = checkpoint.record;
             self.crew.load_record(&record["crew"]);
             let notes = record["notes"].as_array().into_iter().flatten().filter_map(Value::as_str);
             notes.for_each(|note| self.note(note.to_owned()));
             resumed = record["step"].as_u64().unwrap_or(0) as usize;
+            if resumed > self.steps {
+                return Err(Error::Unfit(format!("it is of step {resumed} of {}", self.steps)));
+            }
         }
         (self.resumed, self.saved) = (Some(resumed), (resumed, 0));
         Ok(resumed)

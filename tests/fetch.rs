@@ -108,6 +108,63 @@ fn fetch(set: &Dataset, folder: &Path, server: &Server, sha256: &[&str]) -> Resu
     fetch::fetch(set, folder, &How { mirror: Some(&server.address), sha256: &sha256, tell: &|_, _, _| {} })
 }
 
+/// Dying between writing the digest down and moving the file into place.
+#[test]
+fn a_first_download_is_pinned_before_it_is_there() {
+    let (folder, server) = (tempfile::tempdir().unwrap(), Server::start(content(), Does::Serves));
+    let found = fetch(&UNKNOWN, folder.path(), &server, &[]).unwrap();
+    assert_eq!(files(folder.path()), ["SHA256SUMS", "x.bin"]);
+    fs::rename(&found[0], found[0].with_extension("bin.part")).unwrap();
+    assert_eq!(fetch(&UNKNOWN, folder.path(), &server, &[]).unwrap(), found);
+    let pins = fs::read_to_string(folder.path().join("small/SHA256SUMS")).unwrap();
+    assert_eq!(pins, format!("{SHA256}  x.bin\n"));
+    // And what comes in its place another time is not taken.
+    fs::remove_file(&found[0]).unwrap();
+    let other = Server::start(vec![1; 1000], Does::Serves);
+    let error = fetch(&UNKNOWN, folder.path(), &other, &[]).unwrap_err().to_string();
+    assert!(error.contains(&format!("expected {SHA256}")), "{error}");
+}
+
+#[test]
+fn files_at_hand_are_held_to_the_digests_of_a_recipe() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.bin");
+    fs::write(&path, content()).unwrap();
+    let check = |sum: &str| fetch::check(&KNOWN, std::slice::from_ref(&path), &[sum.to_owned()]);
+    check(&SHA256.to_uppercase()).unwrap();
+    let error = check("00").unwrap_err().to_string();
+    assert!(error.contains("x.bin") && error.contains("expected 00"), "{error}");
+}
+
+#[test]
+fn a_list_of_digests_that_is_no_file_is_not_read() {
+    let server = Server::start(content(), Does::Serves);
+    for pipe in [false, true] {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("small")).unwrap();
+        let pins = folder.path().join("small/SHA256SUMS");
+        if pipe {
+            assert!(std::process::Command::new("mkfifo").arg(&pins).status().unwrap().success());
+        } else {
+            std::os::unix::fs::symlink("/dev/zero", &pins).unwrap();
+        }
+        let error = fetch(&UNKNOWN, folder.path(), &server, &[]).unwrap_err().to_string();
+        assert!(error.contains("SHA256SUMS") && error.contains("it is no file"), "{error}");
+    }
+}
+
+#[test]
+fn what_one_that_died_had_unpacked_is_cleared_away() {
+    let folder = tempfile::tempdir().unwrap();
+    let (root, path) = (folder.path().join("small"), folder.path().join("a.tar.gz"));
+    fs::create_dir_all(root.join(".unpacking/in")).unwrap();
+    fs::write(root.join(".unpacking/one"), b"half").unwrap();
+    fs::write(&path, archive(&[("in/one", b"1", tar::EntryType::Regular)])).unwrap();
+    fetch::unpack(&path, &root, &["one"]).unwrap();
+    assert_eq!(files(folder.path()), ["one"]);
+    assert_eq!(fs::read(root.join("one")).unwrap(), b"1");
+}
+
 fn files(folder: &Path) -> Vec<String> {
     let mut names: Vec<String> = fs::read_dir(folder.join("small"))
         .unwrap()

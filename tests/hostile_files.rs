@@ -41,7 +41,7 @@ fn every_kept_input_is_survived() {
 
 /// What is said of a file that is read; the memory that it takes is at most `times` its size and a megabyte.
 #[track_caller]
-fn refused<T>(path: &Path, times: usize, words: &str, read: impl FnOnce() -> Result<T>) {
+fn refused<T: Send>(path: &Path, times: usize, words: &str, read: impl FnOnce() -> Result<T> + Send) {
     let (memory, (seconds, read)) = cost::memory(|| cost::seconds(read));
     let error = read.err().expect(words).to_string();
     assert!(error.contains(words), "{}", error.chars().take(1000).collect::<String>());
@@ -285,6 +285,7 @@ fn what_a_parquet_file_claims_is_looked_at_before_it_is_read() {
         ("dictionary-claims", "says that it has 2147483647 values"),
         ("page-claims", "says that it unpacks to 2147483647"),
         ("deep", "6002 columns, expected at most 200"),
+        ("shared-pages", "its columns lie on each other"),
     ] {
         // The reader's own room is a megabyte, whatever it reads.
         refused(&corpus.join(name), 1200, words, || load(name));

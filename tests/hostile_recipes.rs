@@ -15,7 +15,7 @@ use crate::support::place::{Place, err};
 
 const IMAGES: &str = "[stages.images]\nkind = \"dataset\"\nsource = \"digits\"\n";
 
-fn planned(files: &dyn Fn(&Path) -> Option<String>) -> Result<Plan> {
+fn planned(files: &(dyn Fn(&Path) -> Option<String> + Sync)) -> Result<Plan> {
     let reader = |path: &Path| {
         files(path).map(String::into_bytes).ok_or_else(|| Error::io("read", path)(ErrorKind::NotFound.into()))
     };
@@ -25,7 +25,7 @@ fn planned(files: &dyn Fn(&Path) -> Option<String>) -> Result<Plan> {
 
 /// What is said of a recipe; its cost in time and memory is within bounds.
 #[track_caller]
-fn said(files: &dyn Fn(&Path) -> Option<String>) -> String {
+fn said(files: &(dyn Fn(&Path) -> Option<String> + Sync)) -> String {
     let (memory, (seconds, text)) = cost::memory(|| {
         cost::seconds(|| match planned(files) {
             Ok(plan) => format!("planned: {} stages", plan.order.len()),

@@ -86,6 +86,74 @@ fn links_in_a_store_lead_nothing_out_of_it() {
     assert_eq!(place.run(&["store", "verify"]).status.code(), Some(0));
 }
 
+/// A link where a result is to be written, or is looked for.
+#[test]
+fn results_are_neither_written_nor_read_through_a_link() {
+    let (place, own) = place();
+    let objects = place.folder.path().join(".recant/objects");
+    for stage in ["original", "split"] {
+        let lines = out(&good(place.run(&["plan", "r.toml", "--json"])));
+        let mut lines = lines.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        let line = lines.find(|line| line["stage"] == stage).unwrap();
+        let shard = objects.join(&line["fingerprint"].as_str().unwrap()[..2]);
+        if shard.exists() {
+            // The result itself lies behind the link.
+            fs::rename(&shard, own.join(stage)).unwrap();
+            symlink(own.join(stage), &shard).unwrap();
+        } else {
+            symlink(&own, &shard).unwrap();
+        }
+        let before = fs::read_dir(&own).unwrap().count();
+        good(place.run(&["run", "r.toml", stage]));
+        assert!(!shard.is_symlink(), "{stage}: it is put aside");
+        assert_eq!(fs::read_dir(&own).unwrap().count(), before, "{stage}: nothing is written where it leads");
+        good(place.run(&["store", "verify"]));
+        untouched(&own);
+    }
+    assert_eq!(fs::read_dir(own.join("split")).unwrap().count(), 1, "nor is anything taken away");
+}
+
+/// Sound files, sealed and all, which hold something else than the manifest says.
+#[test]
+fn a_result_that_nothing_can_be_made_of_is_made_again() {
+    let (place, _) = place();
+    let (images, split) = (object(&place, "images"), object(&place, "split"));
+    let bytes = fs::read(images.join("artifact.safetensors")).unwrap();
+    fs::write(split.join("artifact.safetensors"), &bytes).unwrap();
+    let text: serde_json::Value = serde_json::from_slice(&fs::read(split.join("manifest.json")).unwrap()).unwrap();
+    let mut manifest = text["manifest"].clone();
+    manifest["digest"] = blake3::hash(&bytes).to_hex().as_str().into();
+    manifest["bytes"] = bytes.len().into();
+    fs::write(split.join("manifest.json"), sealed(&manifest.to_string())).unwrap();
+    good(place.run(&["store", "verify"]));
+    let run = good(place.run(&["run", "r.toml", "retrained"]));
+    assert!(err(&run).contains("made again"), "{}", err(&run));
+    good(place.run(&["run", "r.toml", "retrained"]));
+}
+
+/// Of somebody who may write to a folder above, as everybody may to `/tmp`.
+#[test]
+fn a_store_above_is_taken_only_of_ones_own_or_of_the_folders_owner() {
+    if !rustix::process::geteuid().is_root() {
+        println!("skipped: only root can give a folder to somebody else");
+        return;
+    }
+    let place = Place::new(SMALL);
+    let above = place.folder.path().join(".recant");
+    let below = place.folder.path().join("below");
+    fs::create_dir(&below).unwrap();
+    fs::create_dir(&above).unwrap();
+    let run = || good(place.command(&["run", "../r.toml", "split"]).current_dir(&below).output().unwrap());
+    let own = |path: &Path, owner: u32| std::os::unix::fs::chown(path, Some(owner), None).unwrap();
+    own(&above, 12345);
+    run();
+    assert!(below.join(".recant/objects").is_dir() && !above.join("objects").exists());
+    fs::remove_dir_all(below.join(".recant")).unwrap();
+    own(&below, 12345);
+    run();
+    assert!(above.join("objects").is_dir() && !below.join(".recant").exists());
+}
+
 #[test]
 fn a_store_whose_folders_are_links_is_refused() {
     for folder in ["objects", "temp", "partial", "claims", "pins", "quarantine"] {

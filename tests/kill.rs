@@ -321,7 +321,7 @@ fn kills_at_random_instants_lose_nothing() {
 
 /// `cargo test kill:: -- --ignored --nocapture`; RECANT_KILLS and RECANT_SEED say how many and which.
 #[test]
-#[ignore = "takes about twenty minutes"]
+#[ignore = "takes one to twelve minutes"]
 #[expect(clippy::print_stderr, reason = "says the seed, and what was done")]
 fn a_thousand_kills_at_random_instants_lose_nothing() {
     let seed = number("RECANT_SEED", u64::from(std::process::id()));
@@ -335,7 +335,7 @@ fn a_thousand_kills_at_random_instants_lose_nothing() {
 
 /// Every point at every passage that a run makes.
 #[test]
-#[ignore = "takes about half an hour"]
+#[ignore = "takes minutes"]
 #[expect(clippy::print_stderr, reason = "says what was done")]
 fn a_crash_and_an_error_at_every_passage_of_every_point_lose_nothing() {
     whole();

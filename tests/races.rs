@@ -75,20 +75,22 @@ fn two_four_and_eight_runs_of_one_recipe_compute_each_stage_once_and_the_others_
 
 #[test]
 fn runs_of_overlapping_recipes_share_what_they_have_in_common() {
-    let place = Place::new("");
-    let names: Vec<String> = (0..4).map(|number| format!("r{number}.toml")).collect();
-    for (number, name) in names.iter().enumerate() {
-        let own = slow(200).replace("epochs = 2\nrun", &format!("epochs = 2\nseed = {number}\nrun"));
-        std::fs::write(place.folder.path().join(name), own).unwrap();
+    for many in [2, 4, 8] {
+        let place = Place::new("");
+        let names: Vec<String> = (0..many).map(|number| format!("r{number}.toml")).collect();
+        for (number, name) in names.iter().enumerate() {
+            let own = slow(200).replace("epochs = 2\nrun", &format!("epochs = 2\nseed = {number}\nrun"));
+            std::fs::write(place.folder.path().join(name), own).unwrap();
+        }
+        let outputs = all(names.iter().map(|name| start(&place, name, &[])).collect());
+        let computed = computed(&outputs);
+        // `pushed` has the seed of its recipe; a table has what was measured of it.
+        for (stage, times) in &computed {
+            let own = stage.contains("pushed") || stage == "table";
+            assert_eq!(*times, if own { many } else { 1 }, "{stage}: {computed:?}");
+        }
+        assert_eq!(computed.len(), 11);
     }
-    let outputs = all(names.iter().map(|name| start(&place, name, &[])).collect());
-    let computed = computed(&outputs);
-    // `pushed` has the seed of its recipe; a table has what was measured of it.
-    for (stage, times) in &computed {
-        let own = stage.contains("pushed") || stage == "table";
-        assert_eq!(*times, if own { 4 } else { 1 }, "{stage}: {computed:?}");
-    }
-    assert_eq!(computed.len(), 11);
 }
 
 /// Waits until a claim on that stage says how far it is.

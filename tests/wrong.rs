@@ -104,6 +104,17 @@ fn statistics_that_are_no_numbers_are_named() {
 }
 
 #[test]
+fn a_term_without_a_gradient_is_named() {
+    for late in [false, true] {
+        // one that no weight has a part in, and one whose slope is 0 everywhere
+        let error = with(late, 0, |logits| logits.detach().sqr()?.sum_all());
+        assert_eq!(error, Error::NoGradient("ssl".to_owned()).to_string());
+        let error = with(late, 0, |logits| (logits * 0.0)?.sum_all());
+        assert_eq!(error, Error::NoGradient("ssl".to_owned()).to_string());
+    }
+}
+
+#[test]
 fn a_loss_that_never_leads_anywhere_is_an_error_through_interruptions_too() {
     // Weight decay moves the weights all the same.
     let nothing = |logits: &Tensor| (logits - logits.detach())?.sqr()?.sum_all();

@@ -69,14 +69,17 @@ fn found(stage: &Declared, data: &[PathBuf], reporter: Option<&dyn Reporter>) ->
     let text = |key: &str| stage.settings.get(key).and_then(Value::as_str);
     let own = stage.files.iter().find(|(role, _)| role == "path").map(|(_, path)| path.as_path());
     let dataset = dataset::find(text("source").unwrap_or_default())?;
-    if let Some(files) = dataset.locate(own, data)? {
-        return Ok(files);
-    }
     let sums: Vec<String> = match stage.settings.get("sha256") {
         Some(Value::Array(list)) => list.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
         Some(Value::String(one)) => vec![one.clone()],
         _ => Vec::new(),
     };
+    if let Some(files) = dataset.locate(own, data)? {
+        if !sums.is_empty() {
+            fetch::check(dataset, &files, &sums)?;
+        }
+        return Ok(files);
+    }
     match (reporter, own, data.first()) {
         (Some(reporter), None, Some(folder)) => obtain(dataset, folder, &sums, reporter),
         _ => Err(dataset.absent(own, data)),

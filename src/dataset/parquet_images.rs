@@ -92,9 +92,16 @@ fn part(path: &Path, size: [usize; 3], (label, classes): (&str, usize), halt: &H
     };
     let (image_column, label_column) = (column(&["img.bytes", "image.bytes"])?, column(&[label])?);
     let length: usize = size.iter().product();
+    let mut scanned = 0_u64;
     for group in reader.metadata().row_groups() {
+        halt()?;
         for chunk in [image_column, label_column].iter().filter_map(|&number| group.columns().get(number)) {
             let start = chunk.dictionary_page_offset().unwrap_or_else(|| chunk.data_page_offset());
+            // row groups that share their pages would have them looked at, and unpacked, again and again
+            scanned = scanned.saturating_add(chunk.compressed_size() as u64);
+            if scanned > end {
+                return Err(bad(format!("not a whole parquet file: its columns lie on each other in its {end} bytes")));
+            }
             parquet_claims::pages(&mut file, start as u64, chunk.compressed_size() as u64).map_err(claims)?;
         }
     }

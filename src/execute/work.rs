@@ -116,6 +116,11 @@ pub(super) fn work(
                 "stopped after {limit} s, its `timeout`; its state is saved, and the next run goes on from there"
             )));
         }
+        Err(error @ Error::Unfit(_)) if desk.checkpoint.is_some() && store.put_checkpoint_aside(fingerprint) => {
+            let message = format!("`{}`: {error}; the stage begins again", step.name);
+            options.reporter.event(&Event::Warned { message });
+            return work(plan, node, force, without, store, options, (claim, resident, device));
+        }
         other => other?,
     };
     if artifact.kind() != step.makes {

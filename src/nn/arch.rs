@@ -318,8 +318,13 @@ impl Arch {
     pub(super) fn program(&self) -> Result<Program> {
         /// Nobody's network is wider; a damaged description must not ask for all the memory there is.
         const LARGEST: usize = 1 << 20;
+        /// Nor has anybody's image more numbers,
+        const IMAGE: usize = 1 << 32;
+        /// or more sets of statistics.
+        const BRANCHES: usize = 16;
         let [channels, height, width] = self.size;
-        if [channels, height, width, self.classes, self.branches].iter().any(|&n| n == 0 || n > LARGEST) {
+        let odd = [channels, height, width, self.classes, self.branches].iter().any(|&n| n == 0 || n > LARGEST);
+        if odd || channels * height * width > IMAGE || self.branches > BRANCHES {
             return Err(Error::invalid(format!(
                 "`{}` cannot be built for {} classes and images of {channels} x {height} x {width}",
                 self.name, self.classes

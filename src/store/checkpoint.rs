@@ -54,10 +54,8 @@ impl Store {
         let _ = fs::remove_file(self.checkpoint_path(fingerprint));
     }
 
-    /// Moves a damaged checkpoint out of the way.
-    pub fn put_checkpoint_aside(&self, fingerprint: &str) {
-        let path = self.checkpoint_path(fingerprint);
-        // Where even that fails, it stays damaged, and the next one takes its place.
-        let _ = self.aside(&format!("{fingerprint}.checkpoint")).map(|aside| fs::rename(path, aside));
+    /// Moves a damaged checkpoint out of the way; whether it could be. Where not, the next one takes its place.
+    pub fn put_checkpoint_aside(&self, fingerprint: &str) -> bool {
+        self.aside_with(&self.checkpoint_path(fingerprint), &format!("{fingerprint}.checkpoint"))
     }
 }

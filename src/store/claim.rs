@@ -5,11 +5,12 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::Store;
 use super::fault::{self, point};
-use super::files::{link, list, name, overwrite, text_of};
+use super::files::{beat_of, link, list, name, overwrite, touch, words_of};
 use super::who::Who;
 use crate::error::{Error, Result};
 
@@ -39,9 +40,27 @@ pub struct Claim {
 impl Claim {
     /// Shows that the holder lives.
     pub fn beat(&self) {
-        if let Ok(file) = fs::File::options().append(true).open(&self.path) {
-            let _ = file.set_modified(SystemTime::now());
-        }
+        touch(&self.path);
+    }
+
+    /// Shows so while the work is done.
+    pub(super) fn beating<T>(&self, work: impl FnOnce() -> T) -> T {
+        let (done, over) = mpsc::channel::<()>();
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                while over.recv_timeout(beat()) == Err(RecvTimeoutError::Timeout) {
+                    self.beat();
+                }
+            });
+            let made = work();
+            drop(done);
+            made
+        })
+    }
+
+    /// Whether it still is ours: one who stood still for long may have been taken over.
+    pub(super) fn holds(&self) -> bool {
+        words_of(&self.path).is_ok_and(|words| words == self.mine)
     }
 
     /// Says how far the work is, for those who wait.
@@ -53,7 +72,7 @@ impl Claim {
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        if text_of(&self.path).is_ok_and(|text| text == self.mine) {
+        if self.holds() {
             let _ = fs::remove_file(progress_of(&self.path));
             let _ = point("claim.untold");
             let _ = fs::remove_file(&self.path);
@@ -66,28 +85,30 @@ fn progress_of(claim: &Path) -> PathBuf {
     claim.with_extension("progress")
 }
 
-/// What one who waits remembers of a holder: its heartbeat, and since when it stands still.
+/// What one who waits remembers of a holder: its heartbeat, and since when it stands still; and the same of the mark of
+/// a take-over.
 #[derive(Debug)]
 pub struct Watch {
     lapse: Duration,
     last: Option<(SystemTime, Instant)>,
+    mark: Option<(SystemTime, Instant)>,
 }
 
 impl Watch {
     #[must_use]
     pub fn new(lapse: Duration) -> Self {
-        Self { lapse, last: None }
+        Self { lapse, last: None, mark: None }
     }
+}
 
-    /// Whether the heartbeat of this file moved within the lapse, by our own clock: clocks of hosts differ.
-    fn beats(&mut self, path: &Path) -> bool {
-        let Ok(beat) = fs::metadata(path).and_then(|meta| meta.modified()) else { return true };
-        match self.last {
-            Some((known, since)) if known == beat => since.elapsed() < self.lapse,
-            _ => {
-                self.last = Some((beat, Instant::now()));
-                true
-            }
+/// Whether the heartbeat of this file moved within the lapse, by our own clock: clocks of hosts differ.
+fn beats(last: &mut Option<(SystemTime, Instant)>, path: &Path, lapse: Duration) -> bool {
+    let Some(beat) = beat_of(path) else { return true };
+    match last {
+        Some((known, since)) if *known == beat => since.elapsed() < lapse,
+        _ => {
+            *last = Some((beat, Instant::now()));
+            true
         }
     }
 }
@@ -105,54 +126,60 @@ impl Store {
                 point("claim.linked").map_err(Error::io("claim", &claim.path))?;
                 return Ok(Ok(claim));
             }
-            let Ok(words) = text_of(&path) else { continue };
+            let Ok(words) = words_of(&path) else { continue };
             let holder = Who::from_words(&words);
-            if holder.lives().unwrap_or_else(|| watch.beats(&path)) {
+            if holder.lives().unwrap_or_else(|| beats(&mut watch.last, &path, watch.lapse)) {
                 let known = |text: &str| if text.is_empty() { "unknown".to_owned() } else { text.to_owned() };
-                let at = text_of(&progress_of(&path)).map_or(String::new(), |at| format!(", {at}"));
+                let at = words_of(&progress_of(&path)).map_or(String::new(), |at| format!(", {at}"));
                 return Ok(Err(format!("process {} on {}{at}", known(&holder.process), known(&holder.host))));
             }
-            self.take_away(&path, &words)?;
+            self.take_away(&path, &words, &mut watch.mark)?;
         }
         Ok(Err("another process".to_owned()))
     }
 
     /// Takes a dead claim away, one taker at a time: whoever comes second finds the mark, or a claim that is not the dead
     /// one.
-    fn take_away(&self, path: &Path, words: &str) -> Result<()> {
+    fn take_away(&self, path: &Path, words: &str, seen: &mut Option<(SystemTime, Instant)>) -> Result<()> {
         let mark = path.with_extension("taking");
         if link(self, &mark, &Who::me().words(), "take over")? {
             let _ = point("take.marked");
-            if text_of(path).is_ok_and(|text| text == words) {
-                let _ = fs::remove_file(path);
+            if words_of(path).is_ok_and(|now| now == words) {
+                self.clear(path);
             }
             let _ = point("take.removed");
             let _ = fs::remove_file(&mark);
             let _ = point("take.done");
-        } else if let Ok(taker) = text_of(&mark) {
-            let lives = Who::from_words(&taker).lives();
-            if !lives.unwrap_or_else(|| age(&mark).is_none_or(|age| age < TAKING)) {
-                let _ = fs::remove_file(&mark);
+        } else if let Ok(taker) = words_of(&mark) {
+            if !Who::from_words(&taker).lives().unwrap_or_else(|| beats(seen, &mark, TAKING)) {
+                self.clear(&mark);
             }
             std::thread::sleep(Duration::from_millis(5));
         }
         Ok(())
     }
 
+    /// Removes a file; what is none, a folder in its place, is put aside.
+    fn clear(&self, path: &Path) {
+        if fs::remove_file(path).is_err() && path.symlink_metadata().is_ok() {
+            self.aside_with(path, &name(path));
+        }
+    }
+
     /// Removes the claims of the dead, with what they left beside.
-    pub(super) fn drop_dead_claims(&self) -> Result<()> {
+    pub(super) fn drop_dead_claims(&self, now: SystemTime) -> Result<()> {
         let claims = list(&self.root().join("claims")).unwrap_or_default();
         let (beside, own): (Vec<PathBuf>, Vec<PathBuf>) = claims.into_iter().partition(|path| name(path).contains('.'));
-        let stale = |path: &Path| age(path).is_some_and(|age| age > 10 * lapse());
+        let stale = |path: &Path| age(path, now).is_some_and(|age| age > 10 * lapse());
         let dead = |path: &Path| {
-            let words = text_of(path).ok()?;
+            let words = words_of(path).ok()?;
             let lives = Who::from_words(&words).lives().unwrap_or_else(|| !stale(path));
             (!lives).then_some(words)
         };
         // Claims first, so that what lies beside a dead one is seen to have none.
         for path in own {
             if let Some(words) = dead(&path) {
-                self.take_away(&path, &words)?;
+                self.take_away(&path, &words, &mut None)?;
                 point("gc.claim").map_err(Error::io("remove", &path))?;
             }
         }
@@ -164,16 +191,16 @@ impl Store {
                 _ => stale(&path),
             };
             if gone {
-                let _ = fs::remove_file(&path);
+                self.clear(&path);
             }
         }
         Ok(())
     }
 }
 
-/// Since a file was last touched, by the clock of this host.
-pub(super) fn age(path: &Path) -> Option<Duration> {
-    fs::metadata(path).and_then(|meta| meta.modified()).ok()?.elapsed().ok()
+/// Since a file was last touched.
+pub(super) fn age(path: &Path, now: SystemTime) -> Option<Duration> {
+    now.duration_since(beat_of(path)?).ok()
 }
 
 #[cfg(test)]
@@ -239,10 +266,7 @@ mod tests {
         // However old the heartbeat looks: the other clock may be wrong.
         fs::File::options().append(true).open(&path).unwrap().set_modified(SystemTime::UNIX_EPOCH).unwrap();
         let mut watch = Watch::new(Duration::from_secs(100));
-        let later = |watch: &mut Watch, seconds: u64| {
-            let (beat, since) = watch.last.unwrap();
-            watch.last = Some((beat, since.checked_sub(Duration::from_secs(seconds)).unwrap()));
-        };
+        let later = |watch: &mut Watch, seconds: u64| later(&mut watch.last, seconds);
         assert!(store.claim("ab", &mut watch).unwrap().is_err());
         later(&mut watch, 60);
         fs::File::options().append(true).open(&path).unwrap().set_modified(SystemTime::now()).unwrap();
@@ -251,5 +275,42 @@ mod tests {
         assert!(store.claim("ab", &mut watch).unwrap().is_err(), "it moved meanwhile");
         later(&mut watch, 60);
         assert!(store.claim("ab", &mut watch).unwrap().is_ok());
+    }
+
+    fn later(slot: &mut Option<(SystemTime, Instant)>, seconds: u64) {
+        let (beat, since) = slot.unwrap();
+        *slot = Some((beat, since.checked_sub(Duration::from_secs(seconds)).unwrap()));
+    }
+
+    /// Damaged, or put there by somebody else: nobody can be asked after, but it does not stand for ever.
+    #[test]
+    fn a_claim_that_cannot_be_read_is_a_dead_ones_once_it_stands_still() {
+        let ways: [fn(&Path); 4] = [
+            |path| fs::write(path, b"\xff\xfe").unwrap(),
+            |path| fs::write(path, b"").unwrap(),
+            |path| fs::create_dir_all(path.join("in")).unwrap(),
+            |path| std::os::unix::fs::symlink("/nowhere", path).unwrap(),
+        ];
+        for (number, way) in ways.into_iter().enumerate() {
+            for name in ["ab", "ab.taking"] {
+                let (_folder, store) = store();
+                let path = store.root().join("claims").join(name);
+                way(&path);
+                if name != "ab" {
+                    // A claim of the dead, whose taker died too.
+                    fs::write(store.root().join("claims/ab"), "").unwrap();
+                }
+                let mut watch = Watch::new(lapse());
+                assert!(store.claim("ab", &mut watch).unwrap().is_err(), "{number} {name}");
+                later(&mut watch.last, 200);
+                if name != "ab" {
+                    assert!(store.claim("ab", &mut watch).unwrap().is_err(), "{number} {name}");
+                    later(&mut watch.mark, 200);
+                }
+                assert!(store.claim("ab", &mut watch).unwrap().is_ok(), "{number} {name}");
+                let left = fs::read_dir(store.root().join("claims")).unwrap().count();
+                assert_eq!(left, 0, "{number} {name}");
+            }
+        }
     }
 }

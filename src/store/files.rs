@@ -4,7 +4,9 @@ use std::fs::{self, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
+use rustix::fs::{Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, futimens};
 use tempfile::{Builder, NamedTempFile, TempDir};
 
 use super::Store;
@@ -41,6 +43,16 @@ impl Store {
             .permissions(Permissions::from_mode(0o777))
             .tempdir_in(&temp);
         made.map_err(Error::io("create a folder in", &temp))
+    }
+
+    /// What time it is by the clock of whoever keeps the files, which heartbeats are of.
+    pub(super) fn now(&self) -> SystemTime {
+        let made = || {
+            // Nothing is made where there is no store, nor in one that may only be read.
+            let file = self.temp().is_dir().then(|| self.temp_file().ok())??;
+            file.as_file().metadata().and_then(|meta| meta.modified()).ok()
+        };
+        made().unwrap_or_else(SystemTime::now)
     }
 
     /// Writes a whole file or nothing.
@@ -113,8 +125,18 @@ pub(super) fn plain(path: &Path) -> io::Result<Vec<u8>> {
     fs::read(path)
 }
 
-pub(super) fn text_of(path: &Path) -> io::Result<String> {
-    String::from_utf8(plain(path)?).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is no text"))
+/// What a claim or a mark says. One that is damaged says something all the same, and one that nobody may read, or that is no
+/// file, says nothing; only where there is none it is an error.
+pub(super) fn words_of(path: &Path) -> io::Result<String> {
+    match plain(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(error),
+        read => Ok(String::from_utf8_lossy(&read.unwrap_or_default()).into_owned()),
+    }
+}
+
+/// When a file was last touched. No link is followed.
+pub(super) fn beat_of(path: &Path) -> Option<SystemTime> {
+    fs::symlink_metadata(path).and_then(|meta| meta.modified()).ok()
 }
 
 /// Puts words in the place of what a file has. Again no link is followed.
@@ -124,10 +146,13 @@ pub(super) fn overwrite(path: &Path, words: &str) -> io::Result<()> {
     file?.write_all(words.as_bytes())
 }
 
+/// Sets the time of last change to now, by the clock of whoever keeps the files: those of hosts that share them may differ.
 pub(super) fn touch(path: &Path) {
-    // Only collection looks at it, and a store may be read only.
+    // Heartbeats and collection alone look at it, and a store may be read only.
     if let Ok(file) = fs::File::options().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path) {
-        let _ = file.set_modified(std::time::SystemTime::now());
+        let at = |tv_nsec| Timespec { tv_sec: 0, tv_nsec };
+        let times = Timestamps { last_access: at(UTIME_OMIT), last_modification: at(UTIME_NOW) };
+        let _ = futimens(&file, &times);
     }
 }
 

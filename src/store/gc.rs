@@ -11,7 +11,7 @@ use rayon::prelude::*;
 
 use super::claim::{Claim, Watch, age, lapse};
 use super::fault::point;
-use super::files::{link, name, text_of};
+use super::files::{link, name, plain, touch};
 use super::who::{Who, writer_lives};
 use super::{MANIFEST, Manifest, Store};
 use crate::error::{Error, Result};
@@ -20,8 +20,6 @@ use crate::error::{Error, Result};
 const YOUNG: Duration = Duration::from_secs(3600);
 /// The claim of a collection: no two at once, and none while a run says what it will read.
 const COLLECTION: &str = "collection";
-/// Results removed between two heartbeats of its claim.
-const BETWEEN_BEATS: usize = 256;
 /// What was put aside is kept for a look.
 const QUARANTINE: Duration = Duration::from_secs(7 * 24 * 3600);
 
@@ -46,9 +44,7 @@ pub struct Pin {
 impl Pin {
     /// Shows that the run lives.
     pub fn beat(&self) {
-        if let Ok(file) = fs::File::options().append(true).open(&self.path) {
-            let _ = file.set_modified(SystemTime::now());
-        }
+        touch(&self.path);
     }
 }
 
@@ -65,6 +61,7 @@ impl Store {
     pub fn pin<'a>(&self, fingerprints: impl IntoIterator<Item = &'a str>) -> Result<Pin> {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let words = format!("{}\n\n{}", Who::me().words(), fingerprints.into_iter().collect::<Vec<_>>().join("\n"));
+        let words = format!("{words}\n\n{}", blake3::hash(words.as_bytes()));
         let name = format!("run.{}.{}", Who::me().tag(), COUNT.fetch_add(1, Ordering::Relaxed));
         let path = self.root().join("pins").join(name);
         // Nobody else writes that name; one that is there is of a process that had all our numbers.
@@ -82,23 +79,31 @@ impl Store {
         Ok(pin)
     }
 
-    /// What living runs and stages at work need; and the pins of the dead.
-    fn pinned(&self) -> (BTreeSet<String>, Vec<PathBuf>) {
+    /// What living runs and stages at work need; and the pins of the dead. An error where that cannot be known.
+    fn pinned(&self, now: SystemTime) -> Result<(BTreeSet<String>, Vec<PathBuf>)> {
         let (mut needed, mut dead) = (BTreeSet::new(), Vec::new());
-        for path in list(&self.root().join("pins")) {
-            let text = text_of(&path).unwrap_or_default();
-            let lives =
-                Who::from_words(&text).lives().unwrap_or_else(|| age(&path).is_none_or(|age| age < 10 * lapse()));
-            if lives {
-                needed.extend(text.split("\n\n").nth(1).into_iter().flat_map(str::lines).map(str::to_owned));
-            } else {
-                dead.push(path);
+        let (pins, claims) = (self.root().join("pins"), self.root().join("claims"));
+        for path in super::files::list(&pins).map_err(Error::io("read", &pins))? {
+            let old = || age(&path, now).is_some_and(|age| age >= 10 * lapse());
+            let text = match plain(&path) {
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+                read => read.ok().and_then(|bytes| String::from_utf8(bytes).ok()),
+            };
+            match text.as_deref().and_then(kept) {
+                Some((who, prints)) if who.lives().unwrap_or_else(|| !old()) => {
+                    needed.extend(prints.lines().map(str::to_owned));
+                }
+                None if !old() => {
+                    let why = "what it keeps from collection cannot be read: remove it once no run is at work";
+                    return Err(Error::Damaged { path, why: why.to_owned() });
+                }
+                _ => dead.push(path),
             }
         }
-        for path in list(&self.root().join("claims")) {
+        for path in super::files::list(&claims).map_err(Error::io("read", &claims))? {
             needed.extend(path.file_stem().map(|name| name.to_string_lossy().into_owned()));
         }
-        (needed, dead)
+        Ok((needed, dead))
     }
 
     /// Chooses what to remove: results not used for longer than `older`; then, while the store is larger than `size`,
@@ -107,16 +112,30 @@ impl Store {
         // While this is held, no run begins: either it sees the claim and waits, or its pin is seen here.
         let claim = if really && self.root().join("claims").is_dir() { Some(self.collection()?) } else { None };
         point("gc.claimed").map_err(Error::io("collect in", self.root()))?;
+        match &claim {
+            Some(claim) => claim.beating(|| self.collect_under(older, size, really, Some(claim))),
+            None => self.collect_under(older, size, really, None),
+        }
+    }
+
+    fn collect_under(
+        &self,
+        older: Option<Duration>,
+        size: Option<u64>,
+        really: bool,
+        claim: Option<&Claim>,
+    ) -> Result<Garbage> {
+        let now = self.now();
         if really {
             // First: the claim of a dead run must not keep what it left.
-            self.drop_dead_claims()?;
+            self.drop_dead_claims(now)?;
         }
-        let (needed, dead_pins) = self.pinned();
+        let (needed, dead_pins) = self.pinned(now)?;
         let mut garbage = Garbage { leftovers: dead_pins, ..Garbage::default() };
         let all = self.manifests();
         garbage.total = all.iter().fold(0, |sum, manifest| manifest.bytes.saturating_add(sum));
         let free = all.into_iter().filter(|manifest| !needed.contains(&manifest.fingerprint));
-        let used = |manifest: &Manifest| age(&self.folder(&manifest.fingerprint).join(MANIFEST));
+        let used = |manifest: &Manifest| age(&self.folder(&manifest.fingerprint).join(MANIFEST), now);
         let unused = |manifest: &Manifest| older.is_none_or(|older| used(manifest).is_some_and(|used| used > older));
         let mut candidates: Vec<Manifest> = free.filter(unused).collect();
         let dear = |manifest: &Manifest| manifest.seconds / manifest.bytes.max(1) as f64;
@@ -128,9 +147,9 @@ impl Store {
                 garbage.results.push(manifest);
             }
         }
-        garbage.leftovers.extend(self.leftovers(&needed));
+        garbage.leftovers.extend(self.leftovers(&needed, now));
         if really {
-            self.remove(&garbage.results, claim.as_ref())?;
+            self.remove(&garbage.results, claim)?;
             for path in &garbage.leftovers {
                 // Another collection may have been faster.
                 let _ = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
@@ -153,8 +172,8 @@ impl Store {
 
     /// Files of runs that died: half-written results, checkpoints that nobody will go on from, what was put aside long
     /// ago. The name of a file in `temp` says whose it is.
-    fn leftovers(&self, needed: &BTreeSet<String>) -> Vec<PathBuf> {
-        let old = |path: &PathBuf, limit: Duration| age(path).is_some_and(|age| age > limit);
+    fn leftovers(&self, needed: &BTreeSet<String>, now: SystemTime) -> Vec<PathBuf> {
+        let old = |path: &PathBuf, limit: Duration| age(path, now).is_some_and(|age| age > limit);
         let dead = |path: &PathBuf| writer_lives(&name(path)).map_or_else(|| old(path, YOUNG), |lives| !lives);
         let mut found: Vec<PathBuf> = list(&self.temp()).into_iter().filter(dead).collect();
         found.extend(list(&self.root().join("quarantine")).into_iter().filter(|path| old(path, QUARANTINE)));
@@ -177,8 +196,9 @@ impl Store {
         // One folder for all; if this process dies, it is a leftover with what is still in it.
         let gone = self.temp_folder("gone")?;
         results.par_iter().enumerate().try_for_each(|(number, manifest)| {
-            if let Some(claim) = claim.filter(|_| number % BETWEEN_BEATS == 0) {
-                claim.beat();
+            if claim.is_some_and(|claim| !claim.holds()) {
+                let why = "stood still for so long that another process went on without it: nothing more is removed";
+                return Err(Error::invalid(format!("the collection {why}")));
             }
             let folder = self.folder(&manifest.fingerprint);
             let to = gone.path().join(number.to_string());
@@ -193,7 +213,123 @@ impl Store {
     }
 }
 
+/// Whose pin it is, and the results that it keeps; none where it is not what was written.
+fn kept(words: &str) -> Option<(Who, &str)> {
+    let (words, seal) = words.rsplit_once("\n\n")?;
+    let (who, prints) = words.split_once("\n\n")?;
+    (blake3::hash(words.as_bytes()).to_hex().as_str() == seal).then(|| (Who::from_words(who), prints))
+}
+
 /// What cannot be looked at stays.
 fn list(folder: &Path) -> Vec<PathBuf> {
     super::files::list(folder).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+    use std::sync::Arc;
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::artifact::Artifact;
+    use crate::kind::Kind;
+
+    const PRINTS: [&str; 2] = ["aa00", "bb00"];
+
+    fn store() -> (tempfile::TempDir, Store) {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(Some(folder.path())).unwrap();
+        store.prepare().unwrap();
+        for print in PRINTS {
+            let manifest = Manifest { fingerprint: print.to_owned(), makes: Some(Kind::Table), ..Manifest::default() };
+            store.save(&Artifact::Table(Arc::new(json!({ "of": print }))), manifest).unwrap();
+        }
+        (folder, store)
+    }
+
+    fn left(store: &Store) -> Vec<&'static str> {
+        PRINTS.into_iter().filter(|print| store.status(print).is_some()).collect()
+    }
+
+    fn of_old(path: &Path) {
+        let file = fs::File::open(path).unwrap();
+        file.set_modified(SystemTime::now() - 20 * lapse()).unwrap();
+    }
+
+    #[test]
+    fn a_pin_keeps_its_results() {
+        let (_folder, store) = store();
+        let pin = store.pin(["aa00"]).unwrap();
+        store.collect(None, Some(0), true).unwrap();
+        assert_eq!(left(&store), ["aa00"]);
+        drop(pin);
+        store.collect(None, Some(0), true).unwrap();
+        assert!(left(&store).is_empty());
+    }
+
+    #[test]
+    fn nothing_is_collected_while_a_pin_cannot_be_read() {
+        let ways: [fn(&Path); 3] = [
+            |path| {
+                let mut bytes = fs::read(path).unwrap();
+                // In the name of a result that it keeps.
+                let at = bytes.windows(4).position(|word| word == b"aa00").unwrap();
+                bytes[at] ^= 1;
+                fs::write(path, bytes).unwrap();
+            },
+            |path| fs::write(path, b"\xff").unwrap(),
+            |path| {
+                fs::remove_file(path).unwrap();
+                symlink("/nowhere", path).unwrap();
+            },
+        ];
+        for (number, way) in ways.into_iter().enumerate() {
+            let (_folder, store) = store();
+            let pin = store.pin(["aa00"]).unwrap();
+            way(&pin.path);
+            let error = store.collect(None, Some(0), true).unwrap_err().to_string();
+            assert!(error.contains("pins/run."), "{number}: {error}");
+            assert_eq!(left(&store), PRINTS, "{number}");
+            if number < 2 {
+                // Its run would have shown that it lives.
+                of_old(&pin.path);
+                store.collect(None, Some(0), true).unwrap();
+                assert!(left(&store).is_empty(), "{number}");
+            }
+        }
+        let (_folder, store) = store();
+        fs::remove_dir(store.root().join("pins")).unwrap();
+        fs::write(store.root().join("pins"), "").unwrap();
+        assert!(store.collect(None, Some(0), true).is_err());
+        assert_eq!(left(&store), PRINTS);
+    }
+
+    #[test]
+    fn a_collection_that_was_taken_over_removes_nothing_more() {
+        let (_folder, store) = store();
+        let claim = store.collection().unwrap();
+        let all = store.manifests();
+        fs::write(store.root().join("claims").join(COLLECTION), "somebody else").unwrap();
+        let error = store.remove(&all, Some(&claim)).unwrap_err().to_string();
+        assert!(error.contains("nothing more is removed"), "{error}");
+        assert_eq!(left(&store), PRINTS);
+    }
+
+    #[test]
+    fn a_claim_beats_while_the_work_is_done() {
+        let (_folder, store) = store();
+        let claim = store.collection().unwrap();
+        let path = store.root().join("claims").join(COLLECTION);
+        of_old(&path);
+        let begun = std::time::Instant::now();
+        let moved = || age(&path, store.now()).is_some_and(|age| age < lapse());
+        claim.beating(|| {
+            while !moved() && begun.elapsed() < 3 * super::super::claim::beat() {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        });
+        assert!(moved());
+    }
 }

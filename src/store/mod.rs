@@ -15,10 +15,12 @@ pub(crate) mod who;
 
 use std::fs;
 use std::io::Write;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
+use claim::{Watch, lapse};
 pub use fault::POINTS;
 use fault::point;
 pub use files::size;
@@ -52,13 +54,18 @@ enum Format {
 }
 
 impl Store {
-    /// The store at that folder, else `.recant` in the nearest folder above that has one, else in the working folder.
+    /// The store at that folder, else `.recant` in the working folder, else in the nearest folder above that has one of the
+    /// user's or of the working folder's owner: who may write to `/tmp` has no say in what others run below it. Else a new
+    /// one in the working folder.
     pub fn open(folder: Option<&Path>) -> Result<Self> {
         let root = match folder {
             Some(folder) => folder.to_owned(),
             None => {
                 let here = std::env::current_dir().map_err(Error::io("find", Path::new(".")))?;
-                let found = here.ancestors().map(|above| above.join(".recant")).find(|path| path.is_dir());
+                let owner = |path: &Path| fs::metadata(path).ok().map(|meta| meta.uid());
+                let ours = [owner(&here), Some(rustix::process::geteuid().as_raw())];
+                let own = |path: &PathBuf| path.is_dir() && (path.starts_with(&here) || ours.contains(&owner(path)));
+                let found = here.ancestors().map(|above| above.join(".recant")).find(own);
                 found.unwrap_or_else(|| here.join(".recant"))
             }
         };
@@ -138,9 +145,17 @@ impl Store {
         self.root.join("objects").join(shard).join(name)
     }
 
+    /// The folder above that of a result, where it is a link: what it leads to is not the store's.
+    fn linked(&self, fingerprint: &str) -> Option<PathBuf> {
+        self.folder(fingerprint).parent().filter(|shard| shard.is_symlink()).map(Path::to_owned)
+    }
+
     /// The manifest of a result that looks whole: its file is there with the right size. Contents are checked on `load`.
     #[must_use]
     pub fn status(&self, fingerprint: &str) -> Option<Manifest> {
+        if self.linked(fingerprint).is_some() {
+            return None;
+        }
         let folder = self.folder(fingerprint);
         let manifest = Manifest::from_bytes(&plain(&folder.join(MANIFEST)).ok()?)?;
         let size = fs::symlink_metadata(folder.join(ARTIFACT)).ok().filter(fs::Metadata::is_file)?.len();
@@ -161,7 +176,12 @@ impl Store {
         if folder.symlink_metadata().is_err() || self.status(fingerprint).is_some() {
             return None;
         }
-        Some(Error::Damaged { path: folder, why: "its files do not fit its manifest".to_owned() })
+        let why = if self.linked(fingerprint).is_some() {
+            "the folder above it is a link"
+        } else {
+            "its files do not fit its manifest"
+        };
+        Some(Error::Damaged { path: folder, why: why.to_owned() })
     }
 
     /// Reads an artifact and verifies its digest. `carried` is what its kind is read with, by fingerprint: it must be
@@ -169,7 +189,8 @@ impl Store {
     pub fn load(&self, fingerprint: &str, carried: Option<(&str, &Artifact)>) -> Result<Artifact> {
         let path = self.folder(fingerprint).join(ARTIFACT);
         let damaged = |why: &str| Error::Damaged { path: path.clone(), why: why.to_owned() };
-        let mut whole = false;
+        // The digest of one that is what was written.
+        let mut whole = None;
         let mut read = || -> Result<Artifact> {
             let manifest = self.status(fingerprint).ok_or_else(|| damaged("its manifest does not fit it"))?;
             let bytes = plain(&path).and_then(|bytes| point("load.read").map(|()| bytes));
@@ -177,7 +198,7 @@ impl Store {
             if blake3::hash(&bytes).to_hex().as_str() != manifest.digest {
                 return Err(damaged("its contents are not what was written"));
             }
-            whole = true;
+            whole = Some(manifest.digest);
             let kind = manifest.makes.ok_or_else(|| damaged("its manifest says no kind"))?;
             if let Some(role) = kind.carries() {
                 let made_from = manifest.inputs.get(role).map(String::as_str);
@@ -188,13 +209,15 @@ impl Store {
             let encoded = codec::from_bytes(&bytes, &path)?;
             // A data set is large: not three times in memory.
             drop(bytes);
-            codec::decode(kind, encoded, carried.map(|(_, artifact)| artifact))
+            // A sound file that this recant makes nothing of is made again, like a damaged one.
+            codec::decode(kind, encoded, carried.map(|(_, artifact)| artifact)).map_err(|error| match error {
+                Error::Io { .. } | Error::Damaged { .. } => error,
+                other => damaged(&other.to_string()),
+            })
         };
         let result = read();
         match &result {
-            // Another run may have made it again since it was read.
-            Err(Error::Damaged { .. }) if !whole && self.is_sound(fingerprint) => {}
-            Err(Error::Damaged { .. }) => self.put_aside(fingerprint),
+            Err(Error::Damaged { .. }) => self.put_damaged_aside(fingerprint, whole.as_deref()),
             // The time of last use, for collection.
             Ok(_) => touch(&self.folder(fingerprint).join(MANIFEST)),
             Err(_) => {}
@@ -202,9 +225,34 @@ impl Store {
         result
     }
 
-    /// Moves a result out of the way. Where that fails, a damaged one stays and is found damaged again.
+    /// Moves a result out of the way, or the link behind which it is said to be. Where that fails, a damaged one stays and is
+    /// found damaged again.
     pub fn put_aside(&self, fingerprint: &str) {
-        self.aside_with(&self.folder(fingerprint), fingerprint);
+        match self.linked(fingerprint) {
+            Some(shard) => self.aside_with(&shard, &files::name(&shard)),
+            None => self.aside_with(&self.folder(fingerprint), fingerprint),
+        };
+    }
+
+    /// Moves a result out of the way if it is damaged, or has the digest of one that is unfit. Another run may have made it again
+    /// since it was read; whoever does so holds its claim, so it is looked at again, and moved, under that. What another run
+    /// is about to make needs no moving.
+    fn put_damaged_aside(&self, fingerprint: &str, unfit: Option<&str>) {
+        let mut watch = Watch::new(lapse());
+        let claim = loop {
+            match self.claim(fingerprint, &mut watch) {
+                Ok(Err(_)) if self.status(fingerprint).is_none() => return,
+                Ok(Err(_)) => std::thread::sleep(Duration::from_millis(5)),
+                Ok(Ok(claim)) => break Some(claim),
+                // Where no claim can be written, nobody makes anything.
+                Err(_) => break None,
+            }
+        };
+        let same = |unfit: &str| self.status(fingerprint).is_some_and(|manifest| manifest.digest == unfit);
+        if unfit.map_or_else(|| !self.is_sound(fingerprint), same) {
+            self.put_aside(fingerprint);
+        }
+        drop(claim);
     }
 
     /// Whether it could be moved.
@@ -253,6 +301,9 @@ impl Store {
         sync_folder(made.path());
         let folder = self.folder(&manifest.fingerprint);
         let parent = folder.parent().unwrap_or(&self.root).to_owned();
+        if self.linked(&manifest.fingerprint).is_some() {
+            self.put_aside(&manifest.fingerprint);
+        }
         fs::create_dir_all(&parent).and_then(|()| point("save.parent")).map_err(Error::io("create", &parent))?;
         if self.status(&manifest.fingerprint).is_some() {
             return Ok(());

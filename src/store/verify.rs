@@ -51,11 +51,19 @@ impl Store {
                 verdict.left = results.len() - number * SIDE_BY_SIDE;
                 break;
             }
-            let sound: Vec<bool> = folders.par_iter().map(|folder| self.is_sound(&name(folder))).collect();
+            // One in the place of another is nobody's.
+            let own = |folder: &Path| folder == self.folder(&name(folder));
+            let sound: Vec<bool> =
+                folders.par_iter().map(|folder| own(folder) && self.is_sound(&name(folder))).collect();
             for (folder, sound) in folders.iter().zip(sound) {
                 if sound {
                     touch(&folder.join(ARTIFACT));
                     verdict.sound += 1;
+                } else if own(folder) && folder.symlink_metadata().is_ok() {
+                    let name = name(folder);
+                    self.put_damaged_aside(&name, None);
+                    let stays = folder.symlink_metadata().is_ok() && !self.is_sound(&name);
+                    verdict.damaged.push(if stays { format!("{name} (cannot be moved)") } else { name });
                 } else {
                     verdict.damaged.extend(self.move_aside(folder, &name(folder)));
                 }

@@ -1,4 +1,4 @@
-//! What some work costs: the most memory that its thread held meanwhile, and its thread's seconds on a processor.
+//! What some work costs: the most memory that it held meanwhile, and its thread's seconds on a processor.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -50,12 +50,16 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// Bytes that this thread held at most while it worked, beyond those before, and what the work gave.
-pub fn memory<T>(work: impl FnOnce() -> T) -> (usize, T) {
-    let before = NOW.get();
-    PEAK.set(before);
-    let made = work();
-    ((PEAK.get() - before).unsigned_abs(), made)
+/// Bytes that the work held at most, and what it gave. A thread of its own does it, also what several could do.
+pub fn memory<T: Send>(work: impl FnOnce() -> T + Send) -> (usize, T) {
+    let alone = || {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(1).use_current_thread().build().unwrap();
+        let before = NOW.get();
+        PEAK.set(before);
+        let made = pool.install(work);
+        ((PEAK.get() - before).unsigned_abs(), made)
+    };
+    std::thread::scope(|scope| scope.spawn(alone).join()).unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 /// Seconds on a processor: waiting for others does not count.

@@ -16,7 +16,7 @@ use super::simd::Level;
 use super::weights::{Packed, Weights, pack, panels, unpack};
 use super::winograd::Tiling;
 #[cfg(target_arch = "x86_64")]
-use super::{finish::End, tiled, tiles};
+use super::{finish::End, tiled, tiled_outer, tiles};
 use crate::kernels::steps::{Step, Work};
 use crate::kernels::{Products, Program, Window};
 
@@ -297,7 +297,7 @@ impl Conv {
     fn outer(&self, batch: usize, [x, above]: [&Value; 2], channels: [usize; 2], pool: &Arc<Pool>, sums: &mut [f32]) {
         #[cfg(target_arch = "x86_64")]
         if self.half == Bf16::Tiled {
-            return tiled::gradient(&self.geometry, batch, x, above, channels, pool, sums);
+            return tiled_outer::outer(&self.geometry, batch, x, above, channels, pool, sums);
         }
         let (x, above) = (&*self.factor(x, pool), &*self.factor(above, pool));
         if self.gathers() {

@@ -18,6 +18,8 @@ mod simd;
 #[cfg(target_arch = "x86_64")]
 mod tiled;
 #[cfg(target_arch = "x86_64")]
+mod tiled_outer;
+#[cfg(target_arch = "x86_64")]
 mod tiles;
 mod transform;
 mod turn;

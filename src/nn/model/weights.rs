@@ -51,13 +51,14 @@ impl Model {
             used.insert(name);
             Ok(tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?)
         };
-        let mut theta = Vec::with_capacity(program.len());
+        // what the program asks for may be more than the tensors hold
+        let mut theta = Vec::new();
         for parameter in &program.parameters {
             theta.extend(values(parameter.name.clone(), &parameter.shape)?);
         }
         let mut sets = Vec::new();
         for (name, channels) in buffers(&program) {
-            let mut set = Vec::with_capacity(2 * channels);
+            let mut set = Vec::new();
             for buffer in BUFFERS {
                 set.extend(values(format!("{name}.{buffer}"), &[channels])?);
             }

@@ -25,9 +25,9 @@ pub(super) fn without_heads(tensors: &mut BTreeMap<String, Tensor>) -> Vec<Strin
     if !tensors.contains_key("fc.weight") {
         return Vec::new();
     }
-    let heads: Vec<String> =
-        tensors.keys().filter(|name| HEADS.iter().any(|head| name.starts_with(head))).cloned().collect();
-    tensors.retain(|name, _| !heads.contains(name));
+    let is_head = |name: &str| HEADS.iter().any(|head| name.starts_with(head));
+    let heads = tensors.keys().filter(|name| is_head(name)).cloned().collect();
+    tensors.retain(|name, _| !is_head(name));
     heads
 }
 
