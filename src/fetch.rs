@@ -3,7 +3,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use md5::{Digest, Md5};
 use sha2::Sha256;
 use ureq::Agent;
 
-use crate::dataset::{Dataset, Form, Remote};
+use crate::dataset::{Dataset, Remote};
 use crate::error::{Error, Result, listed, plural};
 
 /// Nothing that is fetched or unpacked is larger.
@@ -45,22 +45,11 @@ enum Sum {
     Unknown,
 }
 
-/// The form that is fetched, which has as many downloads as there are digests, where there are any.
-fn form_of(dataset: &Dataset, sha256: &[String]) -> Result<&'static Form> {
-    let name = dataset.name;
-    let form = dataset.forms.iter().find(|form| !form.origin.is_empty() && !form.files.is_empty());
-    let form = form.ok_or_else(|| Error::invalid(format!("the data set `{name}` is not one to fetch")))?;
-    if !sha256.is_empty() && sha256.len() != form.origin.len() {
-        let (given, wanted) = (sha256.len(), plural(form.origin.len(), "download"));
-        return Err(Error::invalid(format!("`sha256` has {given} digests, but `{name}` is {wanted}")));
-    }
-    Ok(form)
-}
-
 /// Holds files that are at hand to the digests that a recipe gives, as far as they are downloads as they came: what was
 /// unpacked has no digest of its own.
 pub fn check(dataset: &Dataset, files: &[PathBuf], sha256: &[String]) -> Result<()> {
-    for (remote, wanted) in form_of(dataset, sha256)?.origin.iter().zip(sha256) {
+    let forms = dataset.forms.iter().filter(|form| form.origin.len() == sha256.len());
+    for (remote, wanted) in forms.flat_map(|form| form.origin.iter().zip(sha256)) {
         let is_it =
             |path: &&PathBuf| path.file_name().is_some_and(|name| remote.url.rsplit('/').next() == name.to_str());
         if let Some(path) = files.iter().find(is_it) {
@@ -73,7 +62,12 @@ pub fn check(dataset: &Dataset, files: &[PathBuf], sha256: &[String]) -> Result<
 /// Fetches the first form of a data set that can be had into a data folder. Where its files are then.
 pub fn fetch(dataset: &Dataset, data: &Path, how: &How) -> Result<Vec<PathBuf>> {
     let name = dataset.name;
-    let form = form_of(dataset, how.sha256)?;
+    let form = dataset.forms.iter().find(|form| !form.origin.is_empty() && !form.files.is_empty());
+    let form = form.ok_or_else(|| Error::invalid(format!("the data set `{name}` is not one to fetch")))?;
+    if !how.sha256.is_empty() && how.sha256.len() != form.origin.len() {
+        let (given, wanted) = (how.sha256.len(), plural(form.origin.len(), "download"));
+        return Err(Error::invalid(format!("`sha256` has {given} digests, but `{name}` is {wanted}")));
+    }
     let folder = data.join(form.folders.first().copied().unwrap_or(name));
     fs::create_dir_all(&folder).map_err(Error::io("create", &folder))?;
     for (number, remote) in form.origin.iter().enumerate() {
@@ -84,6 +78,11 @@ pub fn fetch(dataset: &Dataset, data: &Path, how: &How) -> Result<Vec<PathBuf>> 
             .map_or(remote.url.to_owned(), |mirror| format!("{}/{name}/{file}", mirror.trim_end_matches('/')));
         let pins = folder.join("SHA256SUMS");
         let sum = known(remote, how.sha256.get(number), &pins, file)?;
+        let unpacked = file.ends_with(".tar.gz") && form.files.iter().all(|file| folder.join(file).is_file());
+        if unpacked {
+            // By another run, since this one looked.
+            continue;
+        }
         if target.is_file() {
             there(&target, &sum)?;
         } else {
@@ -91,7 +90,11 @@ pub fn fetch(dataset: &Dataset, data: &Path, how: &How) -> Result<Vec<PathBuf>> 
         }
         if file.ends_with(".tar.gz") {
             unpack(&target, &folder, form.files)?;
-            fs::remove_file(&target).map_err(Error::io("remove", &target))?;
+            match fs::remove_file(&target) {
+                // Another run unpacked it too.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                removed => removed.map_err(Error::io("remove", &target))?,
+            }
         }
     }
     Ok(form.files.iter().map(|file| folder.join(file)).collect())
@@ -120,19 +123,26 @@ fn pins_in(pins: &Path) -> Result<String> {
     }
     let mut text = String::new();
     let file = File::open(pins).map_err(Error::io("open", pins))?;
-    file.take(PINS).read_to_string(&mut text).map_err(Error::io("read", pins))?;
+    let count = file.take(PINS + 1).read_to_string(&mut text).map_err(Error::io("read", pins))?;
+    if count as u64 > PINS {
+        return Err(Error::bad_file(pins, format!("it has more than {PINS} bytes, expected a list of digests")));
+    }
     Ok(text)
 }
 
 /// Adds a digest to the list, which is whole at any time.
 fn pin(pins: &Path, sha256: &str, file: &str) -> Result<()> {
     let text = format!("{}{sha256}  {file}\n", pins_in(pins)?);
-    let folder = pins.parent().unwrap_or(Path::new("."));
-    let made = tempfile::Builder::new().permissions(fs::Permissions::from_mode(0o666)).tempfile_in(folder);
-    let mut made = made.map_err(Error::io("write in", folder))?;
-    made.write_all(text.as_bytes()).and_then(|()| made.as_file().sync_all()).map_err(Error::io("write", pins))?;
-    made.persist(pins).map_err(|error| Error::io("write", pins)(error.error))?;
-    Ok(())
+    // One name, so that what a run that died left is written over.
+    let new = pins.with_file_name(".SHA256SUMS.new");
+    let write = || {
+        let mut options = OpenOptions::new();
+        let mut file = options.create(true).truncate(true).write(true).custom_flags(NO_LINK).open(&new)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&new, pins)
+    };
+    write().map_err(Error::io("write", pins))
 }
 
 /// SHA-256 of a file, its digest of the wanted kind, and the wanted one.
@@ -315,7 +325,9 @@ fn digests(path: &Path) -> Result<(String, String)> {
 pub fn unpack(archive: &Path, folder: &Path, files: &[&str]) -> Result<()> {
     let bad = |why: String| Error::bad_file(archive, why);
     let broken = |error: std::io::Error| bad(format!("not a whole .tar.gz archive: {error}"));
-    let file = File::open(archive).map_err(Error::io("open", archive))?;
+    // Where it may be written, for that: not every network's locks take what may only be read.
+    let file = OpenOptions::new().read(true).write(true).open(archive).or_else(|_| File::open(archive));
+    let file = file.map_err(Error::io("open", archive))?;
     // One at a time, so that what lies in its folder is of one that died.
     file.lock().map_err(Error::io("lock", archive))?;
     let left = folder.join(UNPACKING);

@@ -181,7 +181,11 @@ impl<'a> Trainer<'a> {
         }
         let mut resumed = 0;
         if let Some(checkpoint) = self.desk.restore()? {
-            self.crew.load(&checkpoint.tensors).map_err(|error| Error::Unfit(error.to_string()))?;
+            self.crew.load(&checkpoint.tensors).map_err(|error| match error {
+                Error::Invalid(why) => Error::Unfit(why),
+                // a device that has no room now may have some later
+                other => other,
+            })?;
             self.kept = crew::part(&checkpoint.tensors, "kept.");
             let record = checkpoint.record;
             self.crew.load_record(&record["crew"]);

@@ -133,9 +133,10 @@ fn a_result_that_nothing_can_be_made_of_is_made_again() {
 
 /// Of somebody who may write to a folder above, as everybody may to `/tmp`.
 #[test]
+#[expect(clippy::print_stderr, reason = "says why it is skipped")]
 fn a_store_above_is_taken_only_of_ones_own_or_of_the_folders_owner() {
     if !rustix::process::geteuid().is_root() {
-        println!("skipped: only root can give a folder to somebody else");
+        eprintln!("skipped: only root can give a folder to somebody else");
         return;
     }
     let place = Place::new(SMALL);

@@ -119,6 +119,7 @@ pub(super) fn work(
         Err(error @ Error::Unfit(_)) if desk.checkpoint.is_some() && store.put_checkpoint_aside(fingerprint) => {
             let message = format!("`{}`: {error}; the stage begins again", step.name);
             options.reporter.event(&Event::Warned { message });
+            drop((desk, inputs, read));
             return work(plan, node, force, without, store, options, (claim, resident, device));
         }
         other => other?,
@@ -168,7 +169,8 @@ fn half_done(fingerprint: &str, store: &Store, options: &Options) -> Option<Enco
         }
         Err(error) => error.to_string(),
     };
-    store.put_checkpoint_aside(fingerprint);
+    // Where it stays, the next one takes its place.
+    let _ = store.put_checkpoint_aside(fingerprint);
     options.reporter.event(&Event::Warned { message: format!("{why}; the stage begins again") });
     None
 }

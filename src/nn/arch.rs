@@ -324,7 +324,13 @@ impl Arch {
         const BRANCHES: usize = 16;
         let [channels, height, width] = self.size;
         let odd = [channels, height, width, self.classes, self.branches].iter().any(|&n| n == 0 || n > LARGEST);
-        if odd || channels * height * width > IMAGE || self.branches > BRANCHES {
+        if self.branches > BRANCHES {
+            return Err(Error::invalid(format!(
+                "`{}` has {} sets of batch-norm statistics, expected at most {BRANCHES}",
+                self.name, self.branches
+            )));
+        }
+        if odd || channels * height * width > IMAGE {
             return Err(Error::invalid(format!(
                 "`{}` cannot be built for {} classes and images of {channels} x {height} x {width}",
                 self.name, self.classes

@@ -55,6 +55,7 @@ impl Store {
     }
 
     /// Moves a damaged checkpoint out of the way; whether it could be. Where not, the next one takes its place.
+    #[must_use]
     pub fn put_checkpoint_aside(&self, fingerprint: &str) -> bool {
         self.aside_with(&self.checkpoint_path(fingerprint), &format!("{fingerprint}.checkpoint"))
     }

@@ -138,6 +138,18 @@ impl Store {
         Ok(Err("another process".to_owned()))
     }
 
+    /// Claims a stage once nobody else holds it; none where that is of no use any more, or takes as long as a heart may stand still.
+    pub(super) fn claim_unless(&self, fingerprint: &str, useless: impl Fn() -> bool) -> Result<Option<Claim>> {
+        let (mut watch, begun) = (Watch::new(lapse()), Instant::now());
+        loop {
+            match self.claim(fingerprint, &mut watch)? {
+                Ok(claim) => return Ok(Some(claim)),
+                Err(_) if useless() || begun.elapsed() > lapse() => return Ok(None),
+                Err(_) => std::thread::sleep(Duration::from_millis(5)),
+            }
+        }
+    }
+
     /// Takes a dead claim away, one taker at a time: whoever comes second finds the mark, or a claim that is not the dead
     /// one.
     fn take_away(&self, path: &Path, words: &str, seen: &mut Option<(SystemTime, Instant)>) -> Result<()> {
@@ -161,7 +173,7 @@ impl Store {
 
     /// Removes a file; what is none, a folder in its place, is put aside.
     fn clear(&self, path: &Path) {
-        if fs::remove_file(path).is_err() && path.symlink_metadata().is_ok() {
+        if fs::remove_file(path).is_err() && path.symlink_metadata().is_ok_and(|meta| meta.is_dir()) {
             self.aside_with(path, &name(path));
         }
     }

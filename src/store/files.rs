@@ -2,7 +2,7 @@
 
 use std::fs::{self, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -125,12 +125,16 @@ pub(super) fn plain(path: &Path) -> io::Result<Vec<u8>> {
     fs::read(path)
 }
 
-/// What a claim or a mark says. One that is damaged says something all the same, and one that nobody may read, or that is no
-/// file, says nothing; only where there is none it is an error.
+/// What a claim or a mark says. One that is damaged says something all the same; one that nobody may read, or that is no
+/// file, says whose it is by no word, but is told from others. Only where there is none it is an error.
 pub(super) fn words_of(path: &Path) -> io::Result<String> {
     match plain(path) {
+        Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Err(error),
-        read => Ok(String::from_utf8_lossy(&read.unwrap_or_default()).into_owned()),
+        Err(_) => {
+            let meta = fs::symlink_metadata(path)?;
+            Ok(format!("\n\n\n\n\n{} {}.{}", meta.ino(), meta.mtime(), meta.mtime_nsec()))
+        }
     }
 }
 

@@ -60,8 +60,9 @@ impl Store {
     /// is there afterwards stays.
     pub fn pin<'a>(&self, fingerprints: impl IntoIterator<Item = &'a str>) -> Result<Pin> {
         static COUNT: AtomicU64 = AtomicU64::new(0);
-        let words = format!("{}\n\n{}", Who::me().words(), fingerprints.into_iter().collect::<Vec<_>>().join("\n"));
-        let words = format!("{words}\n\n{}", blake3::hash(words.as_bytes()));
+        let prints: Vec<&str> = fingerprints.into_iter().collect();
+        let words = format!("{}\n\n{}", Who::me().words(), prints.join("\n"));
+        let words = format!("{words}\n{}", blake3::hash(words.as_bytes()));
         let name = format!("run.{}.{}", Who::me().tag(), COUNT.fetch_add(1, Ordering::Relaxed));
         let path = self.root().join("pins").join(name);
         // Nobody else writes that name; one that is there is of a process that had all our numbers.
@@ -86,13 +87,11 @@ impl Store {
         for path in super::files::list(&pins).map_err(Error::io("read", &pins))? {
             let old = || age(&path, now).is_some_and(|age| age >= 10 * lapse());
             let text = match plain(&path) {
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+                Err(_) if path.symlink_metadata().is_err() => continue,
                 read => read.ok().and_then(|bytes| String::from_utf8(bytes).ok()),
             };
             match text.as_deref().and_then(kept) {
-                Some((who, prints)) if who.lives().unwrap_or_else(|| !old()) => {
-                    needed.extend(prints.lines().map(str::to_owned));
-                }
+                Some((who, prints)) if who.lives().unwrap_or_else(|| !old()) => needed.extend(prints),
                 None if !old() => {
                     let why = "what it keeps from collection cannot be read: remove it once no run is at work";
                     return Err(Error::Damaged { path, why: why.to_owned() });
@@ -125,7 +124,7 @@ impl Store {
         really: bool,
         claim: Option<&Claim>,
     ) -> Result<Garbage> {
-        let now = self.now();
+        let now = if really { self.now() } else { SystemTime::now() };
         if really {
             // First: the claim of a dead run must not keep what it left.
             self.drop_dead_claims(now)?;
@@ -213,11 +212,14 @@ impl Store {
     }
 }
 
-/// Whose pin it is, and the results that it keeps; none where it is not what was written.
-fn kept(words: &str) -> Option<(Who, &str)> {
-    let (words, seal) = words.rsplit_once("\n\n")?;
-    let (who, prints) = words.split_once("\n\n")?;
-    (blake3::hash(words.as_bytes()).to_hex().as_str() == seal).then(|| (Who::from_words(who), prints))
+/// Whose pin it is, and the results that it keeps; none where it is not what was written. That of an older recant has no
+/// seal, and is believed to be of the dead alone.
+fn kept(words: &str) -> Option<(Who, Vec<String>)> {
+    let (text, seal) = words.rsplit_once('\n')?;
+    let who = Who::from_words(words);
+    let sealed = blake3::hash(text.as_bytes()).to_hex().as_str() == seal;
+    let old = seal.len() < 64 && who.lives() == Some(false);
+    (sealed || old).then(|| (who, text.lines().skip(6).map(str::to_owned).collect()))
 }
 
 /// What cannot be looked at stays.

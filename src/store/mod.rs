@@ -18,9 +18,7 @@ use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
-use claim::{Watch, lapse};
 pub use fault::POINTS;
 use fault::point;
 pub use files::size;
@@ -62,7 +60,7 @@ impl Store {
             Some(folder) => folder.to_owned(),
             None => {
                 let here = std::env::current_dir().map_err(Error::io("find", Path::new(".")))?;
-                let owner = |path: &Path| fs::metadata(path).ok().map(|meta| meta.uid());
+                let owner = |path: &Path| fs::symlink_metadata(path).ok().map(|meta| meta.uid());
                 let ours = [owner(&here), Some(rustix::process::geteuid().as_raw())];
                 let own = |path: &PathBuf| path.is_dir() && (path.starts_with(&here) || ours.contains(&owner(path)));
                 let found = here.ancestors().map(|above| above.join(".recant")).find(own);
@@ -189,8 +187,8 @@ impl Store {
     pub fn load(&self, fingerprint: &str, carried: Option<(&str, &Artifact)>) -> Result<Artifact> {
         let path = self.folder(fingerprint).join(ARTIFACT);
         let damaged = |why: &str| Error::Damaged { path: path.clone(), why: why.to_owned() };
-        // The digest of one that is what was written.
-        let mut whole = None;
+        let seen = self.manifest_of(fingerprint);
+        let mut whole = false;
         let mut read = || -> Result<Artifact> {
             let manifest = self.status(fingerprint).ok_or_else(|| damaged("its manifest does not fit it"))?;
             let bytes = plain(&path).and_then(|bytes| point("load.read").map(|()| bytes));
@@ -198,7 +196,7 @@ impl Store {
             if blake3::hash(&bytes).to_hex().as_str() != manifest.digest {
                 return Err(damaged("its contents are not what was written"));
             }
-            whole = Some(manifest.digest);
+            whole = true;
             let kind = manifest.makes.ok_or_else(|| damaged("its manifest says no kind"))?;
             if let Some(role) = kind.carries() {
                 let made_from = manifest.inputs.get(role).map(String::as_str);
@@ -217,7 +215,9 @@ impl Store {
         };
         let result = read();
         match &result {
-            Err(Error::Damaged { .. }) => self.put_damaged_aside(fingerprint, whole.as_deref()),
+            Err(Error::Damaged { .. }) => {
+                self.put_damaged_aside(fingerprint, seen.as_deref(), whole);
+            }
             // The time of last use, for collection.
             Ok(_) => touch(&self.folder(fingerprint).join(MANIFEST)),
             Err(_) => {}
@@ -228,31 +228,45 @@ impl Store {
     /// Moves a result out of the way, or the link behind which it is said to be. Where that fails, a damaged one stays and is
     /// found damaged again.
     pub fn put_aside(&self, fingerprint: &str) {
-        match self.linked(fingerprint) {
-            Some(shard) => self.aside_with(&shard, &files::name(&shard)),
-            None => self.aside_with(&self.folder(fingerprint), fingerprint),
-        };
+        self.moves_aside(fingerprint);
     }
 
-    /// Moves a result out of the way if it is damaged, or has the digest of one that is unfit. Another run may have made it again
-    /// since it was read; whoever does so holds its claim, so it is looked at again, and moved, under that. What another run
-    /// is about to make needs no moving.
-    fn put_damaged_aside(&self, fingerprint: &str, unfit: Option<&str>) {
-        let mut watch = Watch::new(lapse());
-        let claim = loop {
-            match self.claim(fingerprint, &mut watch) {
-                Ok(Err(_)) if self.status(fingerprint).is_none() => return,
-                Ok(Err(_)) => std::thread::sleep(Duration::from_millis(5)),
-                Ok(Ok(claim)) => break Some(claim),
-                // Where no claim can be written, nobody makes anything.
-                Err(_) => break None,
-            }
-        };
-        let same = |unfit: &str| self.status(fingerprint).is_some_and(|manifest| manifest.digest == unfit);
-        if unfit.map_or_else(|| !self.is_sound(fingerprint), same) {
-            self.put_aside(fingerprint);
+    /// Whether it could be moved.
+    fn moves_aside(&self, fingerprint: &str) -> bool {
+        match self.linked(fingerprint) {
+            Some(shard) => self.put_link_aside(&shard),
+            None => self.aside_with(&self.folder(fingerprint), fingerprint),
         }
-        drop(claim);
+    }
+
+    /// A link alone is taken away: if another run has put a folder in its place meanwhile, that stays.
+    fn put_link_aside(&self, path: &Path) -> bool {
+        let kept = self.aside(&files::name(path)).map(|to| fs::hard_link(path, to));
+        // Not every file system can have two names for a link.
+        drop(kept);
+        fs::remove_file(path).and_then(|()| point("aside.moved")).is_ok()
+    }
+
+    /// Moves a result out of the way if it is damaged, or, where it is `unfit`, as it is; `seen` is its manifest when it was looked
+    /// at. Another run may have made it again since; whoever does so holds its claim, so it is looked at again, and
+    /// moved, under that. Whether it could be moved; none where it needed none, or another run sees to it.
+    fn put_damaged_aside(&self, fingerprint: &str, seen: Option<&[u8]>, unfit: bool) -> Option<bool> {
+        let changed = || self.manifest_of(fingerprint).as_deref() != seen;
+        let look = || !changed() && (unfit || !self.is_sound(fingerprint));
+        match self.claim_unless(fingerprint, || changed() || self.status(fingerprint).is_none()) {
+            Ok(None) => None,
+            // A large result takes long to look at.
+            Ok(Some(claim)) => {
+                let damaged = claim.beating(look);
+                (damaged && claim.holds()).then(|| self.moves_aside(fingerprint))
+            }
+            // Where no claim can be written, nobody makes anything.
+            Err(_) => look().then(|| self.moves_aside(fingerprint)),
+        }
+    }
+
+    fn manifest_of(&self, fingerprint: &str) -> Option<Vec<u8>> {
+        plain(&self.folder(fingerprint).join(MANIFEST)).ok()
     }
 
     /// Whether it could be moved.

@@ -34,11 +34,17 @@ impl Store {
         let mut results = Vec::new();
         let objects = self.root().join("objects");
         for shard in list(&objects).map_err(Error::io("read", &objects))? {
-            let linked = shard.is_symlink();
+            // Behind a link lies something of somebody else's.
+            if shard.is_symlink() {
+                let name = name(&shard);
+                let gone = self.put_link_aside(&shard);
+                verdict.damaged.push(if gone { name } else { format!("{name} (cannot be moved)") });
+                continue;
+            }
             match list(&shard) {
-                Ok(folders) if !linked => results.extend(folders),
-                // A file, a folder that nobody may read, or a link, behind which lies something of somebody else's.
-                _ => verdict.damaged.extend(self.move_aside(&shard, &name(&shard))),
+                Ok(folders) => results.extend(folders),
+                // A file, or a folder that nobody may read.
+                Err(_) => verdict.damaged.extend(self.move_aside(&shard, &name(&shard))),
             }
         }
         if limit.is_some() {
@@ -53,17 +59,21 @@ impl Store {
             }
             // One in the place of another is nobody's.
             let own = |folder: &Path| folder == self.folder(&name(folder));
+            let seen: Vec<Option<Vec<u8>>> = folders.iter().map(|folder| self.manifest_of(&name(folder))).collect();
             let sound: Vec<bool> =
                 folders.par_iter().map(|folder| own(folder) && self.is_sound(&name(folder))).collect();
-            for (folder, sound) in folders.iter().zip(sound) {
+            for ((folder, seen), sound) in folders.iter().zip(seen).zip(sound) {
                 if sound {
                     touch(&folder.join(ARTIFACT));
                     verdict.sound += 1;
                 } else if own(folder) && folder.symlink_metadata().is_ok() {
                     let name = name(folder);
-                    self.put_damaged_aside(&name, None);
-                    let stays = folder.symlink_metadata().is_ok() && !self.is_sound(&name);
-                    verdict.damaged.push(if stays { format!("{name} (cannot be moved)") } else { name });
+                    match self.put_damaged_aside(&name, seen.as_deref(), false) {
+                        Some(true) => verdict.damaged.push(name),
+                        Some(false) => verdict.damaged.push(format!("{name} (cannot be moved)")),
+                        // A run that is at work sees to it, or has done so.
+                        None => {}
+                    }
                 } else {
                     verdict.damaged.extend(self.move_aside(folder, &name(folder)));
                 }
