@@ -1,4 +1,4 @@
-//! The fast path: f32 on the CPU. The whole network is one candle operation of theta and the input, walked back by
+//! The fast path on the CPU, f32 or bf16. The whole network is one candle operation of theta and the input, walked back by
 //! hand. Values lie as height x width x batch x channels; see `conv` for why.
 
 mod back;

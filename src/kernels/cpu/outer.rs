@@ -1,4 +1,5 @@
-//! The gradient of weights, directly: outer products of inputs and gradients, summed over rows.
+//! The gradient of weights, directly: outer products of inputs and gradients, summed over rows. Share of the bound
+//! (docs/kernels.md): 0.69.
 
 use std::ops::Range;
 use std::sync::Arc;
