@@ -9,15 +9,27 @@ use std::time::Instant;
 use recant::store::{Manifest, Store};
 
 const RECIPE: &str = include_str!("../recipes/quickstart.toml");
+/// Stages of that recipe, and their kinds: a run looks for earlier results of its own.
+const STAGES: [(&str, &str); 8] = [
+    ("original", "train"),
+    ("retrained", "train"),
+    ("random_label", "unlearn"),
+    ("neggrad_plus", "unlearn"),
+    ("finetune", "unlearn"),
+    ("evaluate(finetune, split)", "evaluate"),
+    ("evaluate(retrained, split)", "evaluate"),
+    ("table", "compare"),
+];
 
 /// A result of a few bytes whose manifest is sealed as the store's own are.
 fn write(root: &Path, number: usize) -> Result<(), Box<dyn Error>> {
     let artifact = format!("artifact {number}");
     let fingerprint = blake3::hash(artifact.as_bytes()).to_hex()[..32].to_owned();
+    let (stage, kind) = STAGES[number % STAGES.len()];
     let manifest = Manifest {
         fingerprint: fingerprint.clone(),
-        stage: format!("stage{}", number % 1000),
-        kind: "train".to_owned(),
+        stage: stage.to_owned(),
+        kind: kind.to_owned(),
         makes: Some(recant::kind::Kind::Model),
         fields: (0..12).map(|field| (format!("set field{field}"), serde_json::json!(number * field))).collect(),
         digest: blake3::hash(artifact.as_bytes()).to_hex().to_string(),

@@ -24,7 +24,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::artifact::Artifact;
 use crate::error::{Error, Result, listed};
-use crate::event::Reporter;
+use crate::event::{Event, Reporter};
 use crate::kind::Kind;
 use crate::plan::Plan;
 use crate::recipe::{LIMIT, Recipe};
@@ -385,7 +385,14 @@ fn planned(path: &Path, common: &Common) -> Result<(Recipe, Plan, Store)> {
 /// With a reporter, data sets that are not at hand are fetched.
 fn planned_with(path: &Path, common: &Common, reporter: Option<&dyn Reporter>) -> Result<(Recipe, Plan, Store)> {
     let (recipe, plan) = wired(path, common, reporter)?;
-    Ok((recipe, plan, Store::open(common.store.as_deref())?))
+    let store = Store::open(common.store.as_deref())?;
+    if let (Some(reporter), Some(path)) = (reporter, store.passed_over()) {
+        let (path, taken) = (path.display(), store.root().display());
+        let message =
+            format!("the store `{path}` is another user's: `{taken}` is taken; `--store {path}` takes it all the same");
+        reporter.event(&Event::Warned { message });
+    }
+    Ok((recipe, plan, store))
 }
 
 /// The same without a store.

@@ -147,6 +147,24 @@ impl Error {
     }
 }
 
+/// Whether a tensor is of another kind or shape than was asked for, whatever the device.
+#[must_use]
+pub fn misfit(error: &candle_core::Error) -> bool {
+    use candle_core::Error as E;
+    match error {
+        E::WithBacktrace { inner, .. } | E::Context { inner, .. } => misfit(inner),
+        other => matches!(
+            other,
+            E::UnexpectedDType { .. }
+                | E::UnexpectedNumberOfDims { .. }
+                | E::UnexpectedShape { .. }
+                | E::ShapeMismatch { .. }
+                | E::ShapeMismatchBinaryOp { .. }
+                | E::DTypeMismatchBinaryOp { .. }
+        ),
+    }
+}
+
 /// Candle's message without the backtrace that it appends when `RUST_BACKTRACE` is set.
 fn innermost(error: &candle_core::Error) -> String {
     match error {

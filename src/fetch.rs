@@ -3,7 +3,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use md5::{Digest, Md5};
 use sha2::Sha256;
 use ureq::Agent;
 
-use crate::dataset::{Dataset, Remote};
+use crate::dataset::{Dataset, Form, Remote};
 use crate::error::{Error, Result, listed, plural};
 
 /// Nothing that is fetched or unpacked is larger.
@@ -48,8 +48,13 @@ enum Sum {
 /// Holds files that are at hand to the digests that a recipe gives, as far as they are downloads as they came: what was
 /// unpacked has no digest of its own.
 pub fn check(dataset: &Dataset, files: &[PathBuf], sha256: &[String]) -> Result<()> {
-    let forms = dataset.forms.iter().filter(|form| form.origin.len() == sha256.len());
-    for (remote, wanted) in forms.flat_map(|form| form.origin.iter().zip(sha256)) {
+    let all: Vec<&Form> = dataset.forms.iter().filter(|form| !form.origin.is_empty()).collect();
+    let forms: Vec<&Form> = all.iter().copied().filter(|form| form.origin.len() == sha256.len()).collect();
+    if let (Some(form), true) = (all.first(), forms.is_empty()) {
+        let (given, wanted) = (sha256.len(), plural(form.origin.len(), "download"));
+        return Err(Error::invalid(format!("`sha256` has {given} digests, but `{}` is {wanted}", dataset.name)));
+    }
+    for (remote, wanted) in forms.iter().flat_map(|form| form.origin.iter().zip(sha256)) {
         let is_it =
             |path: &&PathBuf| path.file_name().is_some_and(|name| remote.url.rsplit('/').next() == name.to_str());
         if let Some(path) = files.iter().find(is_it) {
@@ -77,24 +82,25 @@ pub fn fetch(dataset: &Dataset, data: &Path, how: &How) -> Result<Vec<PathBuf>> 
             .mirror
             .map_or(remote.url.to_owned(), |mirror| format!("{}/{name}/{file}", mirror.trim_end_matches('/')));
         let pins = folder.join("SHA256SUMS");
-        let sum = known(remote, how.sha256.get(number), &pins, file)?;
-        let unpacked = file.ends_with(".tar.gz") && form.files.iter().all(|file| folder.join(file).is_file());
-        if unpacked {
-            // By another run, since this one looked.
-            continue;
-        }
-        if target.is_file() {
-            there(&target, &sum)?;
-        } else {
-            download(&url, how, &target, &sum, &pins)?;
-        }
-        if file.ends_with(".tar.gz") {
-            unpack(&target, &folder, form.files)?;
-            match fs::remove_file(&target) {
-                // Another run unpacked it too.
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-                removed => removed.map_err(Error::io("remove", &target))?,
+        let sum = || known(remote, how.sha256.get(number), &pins, file);
+        let archive = file.ends_with(".tar.gz");
+        let fetched = || -> Result<()> {
+            if target.is_file() {
+                there(&target, &sum()?)?;
+            } else {
+                download(&url, how, &target, &sum, &pins)?;
             }
+            if archive {
+                unpack(&target, &folder, form.files)?;
+                fs::remove_file(&target).map_err(Error::io("remove", &target))?;
+            }
+            Ok(())
+        };
+        // Another run may have unpacked it since this one looked, and removed the archive from under it.
+        let unpacked = || archive && form.files.iter().all(|file| folder.join(file).is_file());
+        match if unpacked() { Ok(()) } else { fetched() } {
+            Err(_) if unpacked() => {}
+            other => other?,
         }
     }
     Ok(form.files.iter().map(|file| folder.join(file)).collect())
@@ -173,18 +179,26 @@ enum End {
 
 /// Fetches one file, checks it and moves it into place; its SHA-256. One of which nothing was known is pinned first: whoever
 /// dies in between finds that the next try is held to it.
-fn download(url: &str, how: &How, target: &Path, sum: &Sum, pins: &Path) -> Result<String> {
+fn download(url: &str, how: &How, target: &Path, sum: &dyn Fn() -> Result<Sum>, pins: &Path) -> Result<String> {
     let name = target.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let part = target.with_file_name(format!("{name}.part"));
-    let mut options = OpenOptions::new();
-    let options = options.create(true).truncate(false).read(true).write(true);
-    let file = options.custom_flags(NO_LINK).open(&part);
-    let mut file = file.map_err(Error::io("open", &part))?;
-    // Two programs may want the same file: the second waits and finds it there.
-    file.lock().map_err(Error::io("lock", &part))?;
-    if target.is_file() {
-        return there(target, sum);
-    }
+    let mut file = loop {
+        let mut options = OpenOptions::new();
+        let options = options.create(true).truncate(false).read(true).write(true);
+        let file = options.custom_flags(NO_LINK).open(&part).map_err(Error::io("open", &part))?;
+        // Two programs may want the same file: the second waits and finds it there,
+        file.lock().map_err(Error::io("lock", &part))?;
+        if target.is_file() {
+            return there(target, &sum()?);
+        }
+        // or put away as a wrong one.
+        let number = |meta: std::io::Result<fs::Metadata>| meta.ok().map(|meta| (meta.dev(), meta.ino()));
+        if number(file.metadata()) == number(fs::symlink_metadata(&part)) {
+            break file;
+        }
+    };
+    // What another one pinned meanwhile holds.
+    let sum = &sum()?;
     let mut have = file.metadata().map_err(Error::io("read", &part))?.len();
     if matches!(sum, Sum::Unknown) {
         // Nothing could tell whether the two halves belong together.

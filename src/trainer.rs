@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::artifact::Encoded;
 use crate::batches::{Batch, Loader};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, misfit};
 use crate::nn::model::Model;
 use crate::nn::optim::Rule;
 use crate::nn::schedule::{Moment, Schedule};
@@ -183,6 +183,7 @@ impl<'a> Trainer<'a> {
         if let Some(checkpoint) = self.desk.restore()? {
             self.crew.load(&checkpoint.tensors).map_err(|error| match error {
                 Error::Invalid(why) => Error::Unfit(why),
+                Error::Tensor(why) if misfit(&why) => Error::Unfit(why.to_string()),
                 // a device that has no room now may have some later
                 other => other,
             })?;

@@ -132,6 +132,7 @@ fn files_at_hand_are_held_to_the_digests_of_a_recipe() {
     fs::write(&path, content()).unwrap();
     let check = |sum: &str| fetch::check(&KNOWN, std::slice::from_ref(&path), &[sum.to_owned()]);
     check(&SHA256.to_uppercase()).unwrap();
+    assert!(fetch::check(&KNOWN, std::slice::from_ref(&path), &[]).is_err(), "as many as downloads");
     let error = check("00").unwrap_err().to_string();
     assert!(error.contains("x.bin") && error.contains("expected 00"), "{error}");
 }

@@ -1,5 +1,6 @@
 //! `recant explain`: what a result is made of, what computed it, and why another one differs.
 
+use std::cell::OnceCell;
 use std::path::Path;
 
 use petgraph::graph::NodeIndex;
@@ -18,6 +19,7 @@ pub(super) fn explain(path: &Path, name: &str, common: &Common, against: Option<
         Some(folder) => return Err(Error::Usage(format!("`--against {}`: there is no such store", folder.display()))),
         None => None,
     };
+    let past = OnceCell::new();
     for node in plan.targets(&[name.to_owned()])? {
         let step = plan.step(node);
         if let Some(made) = store.status(&step.fingerprint) {
@@ -30,8 +32,7 @@ pub(super) fn explain(path: &Path, name: &str, common: &Common, against: Option<
             }
         } else {
             say(&format!("{name} will run: {}", step.fingerprint));
-            let past = Past::of(&store);
-            match past.nearest(step) {
+            match past.get_or_init(|| Past::of(&store)).nearest(step) {
                 None => say("  there is no earlier result of this stage"),
                 Some(old) => {
                     say(&format!("  the nearest earlier result is {}, made {}", old.fingerprint, old.finished));

@@ -138,13 +138,14 @@ impl Store {
         Ok(Err("another process".to_owned()))
     }
 
-    /// Claims a stage once nobody else holds it; none where that is of no use any more, or takes as long as a heart may stand still.
+    /// Claims a stage once nobody else holds it; none where that is of no use any more, or takes longer than to take over from
+    /// one who died, whose taker died.
     pub(super) fn claim_unless(&self, fingerprint: &str, useless: impl Fn() -> bool) -> Result<Option<Claim>> {
         let (mut watch, begun) = (Watch::new(lapse()), Instant::now());
         loop {
             match self.claim(fingerprint, &mut watch)? {
                 Ok(claim) => return Ok(Some(claim)),
-                Err(_) if useless() || begun.elapsed() > lapse() => return Ok(None),
+                Err(_) if useless() || begun.elapsed() > lapse() + beat() + 2 * TAKING => return Ok(None),
                 Err(_) => std::thread::sleep(Duration::from_millis(5)),
             }
         }
@@ -156,15 +157,15 @@ impl Store {
         let mark = path.with_extension("taking");
         if link(self, &mark, &Who::me().words(), "take over")? {
             let _ = point("take.marked");
-            if words_of(path).is_ok_and(|now| now == words) {
-                self.clear(path);
-            }
+            let same = words_of(path).is_ok_and(|now| now == words);
+            let cleared = if same { self.clear(path) } else { Ok(()) };
             let _ = point("take.removed");
             let _ = fs::remove_file(&mark);
             let _ = point("take.done");
+            cleared?;
         } else if let Ok(taker) = words_of(&mark) {
             if !Who::from_words(&taker).lives().unwrap_or_else(|| beats(seen, &mark, TAKING)) {
-                self.clear(&mark);
+                self.clear(&mark)?;
             }
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -172,9 +173,14 @@ impl Store {
     }
 
     /// Removes a file; what is none, a folder in its place, is put aside.
-    fn clear(&self, path: &Path) {
-        if fs::remove_file(path).is_err() && path.symlink_metadata().is_ok_and(|meta| meta.is_dir()) {
-            self.aside_with(path, &name(path));
+    fn clear(&self, path: &Path) -> Result<()> {
+        match fs::remove_file(path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            Err(_) if path.symlink_metadata().is_ok_and(|meta| meta.is_dir()) && self.aside_with(path, &name(path)) => {
+                Ok(())
+            }
+            // In a folder that others share, it may be theirs alone to remove.
+            removed => removed.map_err(Error::io("remove", path)),
         }
     }
 
@@ -191,7 +197,8 @@ impl Store {
         // Claims first, so that what lies beside a dead one is seen to have none.
         for path in own {
             if let Some(words) = dead(&path) {
-                self.take_away(&path, &words, &mut None)?;
+                // Where it cannot be removed, it stays.
+                let _ = self.take_away(&path, &words, &mut None);
                 point("gc.claim").map_err(Error::io("remove", &path))?;
             }
         }
@@ -203,7 +210,7 @@ impl Store {
                 _ => stale(&path),
             };
             if gone {
-                self.clear(&path);
+                let _ = self.clear(&path);
             }
         }
         Ok(())

@@ -41,6 +41,8 @@ const MANIFEST: &str = "manifest.json";
 #[derive(Debug)]
 pub struct Store {
     root: PathBuf,
+    /// One that lies nearer above the working folder, but is somebody else's.
+    passed_over: Option<PathBuf>,
 }
 
 /// What the file `format` says.
@@ -56,18 +58,26 @@ impl Store {
     /// user's or of the working folder's owner: who may write to `/tmp` has no say in what others run below it. Else a new
     /// one in the working folder.
     pub fn open(folder: Option<&Path>) -> Result<Self> {
+        let mut passed_over = None;
         let root = match folder {
             Some(folder) => folder.to_owned(),
             None => {
                 let here = std::env::current_dir().map_err(Error::io("find", Path::new(".")))?;
                 let owner = |path: &Path| fs::symlink_metadata(path).ok().map(|meta| meta.uid());
                 let ours = [owner(&here), Some(rustix::process::geteuid().as_raw())];
-                let own = |path: &PathBuf| path.is_dir() && (path.starts_with(&here) || ours.contains(&owner(path)));
-                let found = here.ancestors().map(|above| above.join(".recant")).find(own);
+                let own = |path: &PathBuf| path.starts_with(&here) || ours.contains(&owner(path));
+                let mut there = here.ancestors().map(|above| above.join(".recant")).filter(|path| path.is_dir());
+                let found = there.find(|path| {
+                    let own = own(path);
+                    if !own {
+                        passed_over.get_or_insert_with(|| path.clone());
+                    }
+                    own
+                });
                 found.unwrap_or_else(|| here.join(".recant"))
             }
         };
-        let store = Self { root };
+        let store = Self { root, passed_over };
         store.format()?;
         Ok(store)
     }
@@ -98,6 +108,12 @@ impl Store {
                 ),
             }),
         }
+    }
+
+    /// A store above the working folder that would be taken if it were the user's.
+    #[must_use]
+    pub fn passed_over(&self) -> Option<&Path> {
+        self.passed_over.as_deref()
     }
 
     #[must_use]
@@ -252,7 +268,7 @@ impl Store {
     /// moved, under that. Whether it could be moved; none where it needed none, or another run sees to it.
     fn put_damaged_aside(&self, fingerprint: &str, seen: Option<&[u8]>, unfit: bool) -> Option<bool> {
         let changed = || self.manifest_of(fingerprint).as_deref() != seen;
-        let look = || !changed() && (unfit || !self.is_sound(fingerprint));
+        let look = || (unfit || !self.is_sound(fingerprint)) && !changed();
         match self.claim_unless(fingerprint, || changed() || self.status(fingerprint).is_none()) {
             Ok(None) => None,
             // A large result takes long to look at.
@@ -317,6 +333,9 @@ impl Store {
         let parent = folder.parent().unwrap_or(&self.root).to_owned();
         if self.linked(&manifest.fingerprint).is_some() {
             self.put_aside(&manifest.fingerprint);
+            if let Some(path) = self.linked(&manifest.fingerprint) {
+                return Err(Error::Damaged { path, why: "it is a link, and cannot be moved away".to_owned() });
+            }
         }
         fs::create_dir_all(&parent).and_then(|()| point("save.parent")).map_err(Error::io("create", &parent))?;
         if self.status(&manifest.fingerprint).is_some() {

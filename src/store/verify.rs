@@ -44,6 +44,9 @@ impl Store {
             match list(&shard) {
                 Ok(folders) => results.extend(folders),
                 // A file, or a folder that nobody may read.
+                Err(error) if shard.is_dir() && error.kind() != std::io::ErrorKind::PermissionDenied => {
+                    verdict.damaged.push(format!("{} (cannot be read: {error})", name(&shard)));
+                }
                 Err(_) => verdict.damaged.extend(self.move_aside(&shard, &name(&shard))),
             }
         }
@@ -66,12 +69,19 @@ impl Store {
                 if sound {
                     touch(&folder.join(ARTIFACT));
                     verdict.sound += 1;
-                } else if own(folder) && folder.symlink_metadata().is_ok() {
+                } else if own(folder) {
+                    if folder.symlink_metadata().is_err() {
+                        continue;
+                    }
                     let name = name(folder);
+                    let stays = || folder.symlink_metadata().is_ok() && self.manifest_of(&name) == seen;
                     match self.put_damaged_aside(&name, seen.as_deref(), false) {
                         Some(true) => verdict.damaged.push(name),
                         Some(false) => verdict.damaged.push(format!("{name} (cannot be moved)")),
-                        // A run that is at work sees to it, or has done so.
+                        None if stays() && !self.is_sound(&name) => {
+                            verdict.damaged.push(format!("{name} (another run holds it)"));
+                        }
+                        // A run has seen to it meanwhile.
                         None => {}
                     }
                 } else {
