@@ -285,6 +285,7 @@ fn what_a_parquet_file_claims_is_looked_at_before_it_is_read() {
         ("dictionary-claims", "says that it has 2147483647 values"),
         ("page-claims", "says that it unpacks to 2147483647"),
         ("deep", "6002 columns, expected at most 200"),
+        ("many-children", "says that 671088637 are parts of it"),
         ("shared-pages", "its columns lie on each other"),
     ] {
         // The reader's own room is a megabyte, whatever it reads.

@@ -33,10 +33,24 @@ pub(super) fn footer(file: &mut File, size: u64) -> Fragment<()> {
             if count > COLUMNS {
                 return Err(format!("it has {count} columns, expected at most {COLUMNS}"));
             }
-            (0..count).try_for_each(|_| thrift.skip(kind, DEPTH))
+            of(kind, STRUCT)?;
+            (0..count).try_for_each(|_| thrift.each(&mut |thrift, id, kind| children(thrift, id, kind, count)))
         }
         _ => thrift.skip(kind, DEPTH),
     })
+}
+
+/// A field of a column's description. That of its children is how many columns follow that are parts of it.
+fn children(thrift: &mut Thrift<impl Read>, id: i64, kind: u8, count: u64) -> Fragment<()> {
+    if id != 5 {
+        return thrift.skip(kind, DEPTH);
+    }
+    of(kind, I32)?;
+    let parts = thrift.signed()?;
+    if u64::try_from(parts).is_ok_and(|parts| parts < count) {
+        return Ok(());
+    }
+    Err(format!("one of its {count} columns says that {parts} are parts of it"))
 }
 
 /// The headers of a column's pages, which lie within `start..start + length`.
