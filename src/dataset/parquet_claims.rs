@@ -61,18 +61,14 @@ pub(super) fn pages(file: &mut File, start: u64, length: u64) -> Fragment<()> {
         let (mut plain, mut packed, mut entries) = (0, 0, 0);
         thrift.each(&mut |thrift, id, kind| {
             match id {
+                1 | 4 => of(kind, I32).and_then(|()| thrift.skip(kind, DEPTH))?,
                 2 => plain = of(kind, I32).and_then(|()| thrift.signed())?,
                 3 => packed = of(kind, I32).and_then(|()| thrift.signed())?,
-                // The header of a dictionary, whose first field is how many values it has.
-                7 => of(kind, STRUCT).and_then(|()| {
-                    thrift.each(&mut |thrift, id, kind| {
-                        if id != 1 {
-                            return thrift.skip(kind, DEPTH);
-                        }
-                        of(kind, I32)?;
-                        thrift.signed().map(|count| entries = count)
-                    })
-                })?,
+                // Of data, of an index, of a dictionary, of data in the second form.
+                5 => header(thrift, kind, 4, 0).map(drop)?,
+                6 => header(thrift, kind, 0, 0).map(drop)?,
+                7 => entries = header(thrift, kind, 2, 3)?,
+                8 => header(thrift, kind, 6, 7).map(drop)?,
                 _ => thrift.skip(kind, DEPTH)?,
             }
             Ok(())
@@ -87,6 +83,27 @@ pub(super) fn pages(file: &mut File, start: u64, length: u64) -> Fragment<()> {
         thrift.pass(packed as u64)?;
     }
     Ok(())
+}
+
+/// The header of one sort of page: so many whole numbers, of which the first is how many values it has, then perhaps a flag,
+/// then statistics. That number, 0 where there is none.
+fn header(thrift: &mut Thrift<impl Read>, kind: u8, numbers: i64, flag: i64) -> Fragment<i64> {
+    of(kind, STRUCT)?;
+    let mut values = 0;
+    thrift.each(&mut |thrift, id, kind| {
+        match id {
+            _ if id == flag && !matches!(kind, 1 | 2) => return of(kind, 1),
+            1.. if id <= numbers => of(kind, I32)?,
+            _ if numbers > 0 && id == numbers.max(flag) + 1 => of(kind, STRUCT)?,
+            _ => {}
+        }
+        if id == 1 && numbers > 0 {
+            values = thrift.signed()?;
+            return Ok(());
+        }
+        thrift.skip(kind, DEPTH)
+    })?;
+    Ok(values)
 }
 
 const I32: u8 = 5;
