@@ -287,6 +287,8 @@ fn what_a_parquet_file_claims_is_looked_at_before_it_is_read() {
         ("deep", "6002 columns, expected at most 200"),
         ("many-children", "says that 671088637 are parts of it"),
         ("shared-pages", "its columns lie on each other"),
+        // The reader takes this flag for a number, and two billion empty values, which hold nothing here, for a list.
+        ("flag-for-number", "a field has the kind 1, expected 5"),
     ] {
         // The reader's own room is a megabyte, whatever it reads.
         refused(&corpus.join(name), 1200, words, || load(name));

@@ -5,6 +5,7 @@ mod digits;
 pub mod folder;
 pub(crate) mod idx;
 mod parquet_claims;
+mod parquet_format;
 mod parquet_images;
 pub(crate) mod picture;
 mod records;

@@ -1,21 +1,20 @@
 //! What a parquet file claims of itself, looked at before its reader believes it: a small file may say that it has pages,
 //! dictionaries and schemas of any size. Its headers are Thrift's compact protocol
-//! (<https://github.com/apache/thrift/blob/master/doc/specs/thrift-compact-protocol.md>), its structures those of
-//! <https://github.com/apache/parquet-format/blob/master/src/main/thrift/parquet.thrift>.
+//! (<https://github.com/apache/thrift/blob/master/doc/specs/thrift-compact-protocol.md>).
 
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom};
 
+use super::parquet_format::{FILE, Fragment, LIST, PAGE, STRUCT, Shape};
+
 /// An image set has a few columns; a schema that nests deep takes as much of the stack.
-const COLUMNS: u64 = 200;
+const COLUMNS: i64 = 200;
 /// Snappy makes at most 64 bytes of three.
 const RATIO: i64 = 32;
 /// Structures in structures.
 const DEPTH: usize = 16;
 
-type Fragment<T> = Result<T, String>;
-
-/// The footer's list of columns, before anything is made of it.
+/// The footer, before anything is made of it.
 pub(super) fn footer(file: &mut File, size: u64) -> Fragment<()> {
     let wrong = |error: std::io::Error| error.to_string();
     let Some(end) = size.checked_sub(8) else { return Err("it has no footer".to_owned()) };
@@ -26,31 +25,19 @@ pub(super) fn footer(file: &mut File, size: u64) -> Fragment<()> {
     let start = end.checked_sub(length).ok_or("its footer is longer than it")?;
     file.seek(SeekFrom::Start(start)).map_err(wrong)?;
     let mut thrift = Thrift { reader: BufReader::new(file).take(length), used: 0 };
-    thrift.each(&mut |thrift, id, kind| match (id, kind) {
-        (2, _) => {
-            of(kind, LIST)?;
-            let (count, kind) = thrift.list()?;
-            if count > COLUMNS {
-                return Err(format!("it has {count} columns, expected at most {COLUMNS}"));
-            }
-            of(kind, STRUCT)?;
-            (0..count).try_for_each(|_| thrift.each(&mut |thrift, id, kind| children(thrift, id, kind, count)))
+    let mut columns = 0;
+    thrift.walk(&FILE, &mut Vec::new(), &mut |path, value| match path {
+        [2] if value > COLUMNS => Err(format!("it has {value} columns, expected at most {COLUMNS}")),
+        [2] => {
+            columns = value;
+            Ok(())
         }
-        _ => thrift.skip(kind, DEPTH),
+        // how many of the columns that follow are parts of this one
+        [2, 5] if !(0..columns).contains(&value) => {
+            Err(format!("one of its {columns} columns says that {value} are parts of it"))
+        }
+        _ => Ok(()),
     })
-}
-
-/// A field of a column's description. That of its children is how many columns follow that are parts of it.
-fn children(thrift: &mut Thrift<impl Read>, id: i64, kind: u8, count: u64) -> Fragment<()> {
-    if id != 5 {
-        return thrift.skip(kind, DEPTH);
-    }
-    of(kind, I32)?;
-    let parts = thrift.signed()?;
-    if u64::try_from(parts).is_ok_and(|parts| parts < count) {
-        return Ok(());
-    }
-    Err(format!("one of its {count} columns says that {parts} are parts of it"))
 }
 
 /// The headers of a column's pages, which lie within `start..start + length`.
@@ -59,17 +46,13 @@ pub(super) fn pages(file: &mut File, start: u64, length: u64) -> Fragment<()> {
     let mut thrift = Thrift { reader: BufReader::new(file).take(length), used: 0 };
     while thrift.used < length {
         let (mut plain, mut packed, mut entries) = (0, 0, 0);
-        thrift.each(&mut |thrift, id, kind| {
-            match id {
-                1 | 4 => of(kind, I32).and_then(|()| thrift.skip(kind, DEPTH))?,
-                2 => plain = of(kind, I32).and_then(|()| thrift.signed())?,
-                3 => packed = of(kind, I32).and_then(|()| thrift.signed())?,
-                // Of data, of an index, of a dictionary, of data in the second form.
-                5 => header(thrift, kind, 4, 0).map(drop)?,
-                6 => header(thrift, kind, 0, 0).map(drop)?,
-                7 => entries = header(thrift, kind, 2, 3)?,
-                8 => header(thrift, kind, 6, 7).map(drop)?,
-                _ => thrift.skip(kind, DEPTH)?,
+        thrift.walk(&PAGE, &mut Vec::new(), &mut |path, value| {
+            match path {
+                [2] => plain = value,
+                [3] => packed = value,
+                // how many values a dictionary has
+                [7, 1] => entries = value,
+                _ => {}
             }
             Ok(())
         })?;
@@ -83,36 +66,6 @@ pub(super) fn pages(file: &mut File, start: u64, length: u64) -> Fragment<()> {
         thrift.pass(packed as u64)?;
     }
     Ok(())
-}
-
-/// The header of one sort of page: so many whole numbers, of which the first is how many values it has, then perhaps a flag,
-/// then statistics. That number, 0 where there is none.
-fn header(thrift: &mut Thrift<impl Read>, kind: u8, numbers: i64, flag: i64) -> Fragment<i64> {
-    of(kind, STRUCT)?;
-    let mut values = 0;
-    thrift.each(&mut |thrift, id, kind| {
-        match id {
-            _ if id == flag && !matches!(kind, 1 | 2) => return of(kind, 1),
-            1.. if id <= numbers => of(kind, I32)?,
-            _ if numbers > 0 && id == numbers.max(flag) + 1 => of(kind, STRUCT)?,
-            _ => {}
-        }
-        if id == 1 && numbers > 0 {
-            values = thrift.signed()?;
-            return Ok(());
-        }
-        thrift.skip(kind, DEPTH)
-    })?;
-    Ok(values)
-}
-
-const I32: u8 = 5;
-const LIST: u8 = 9;
-const STRUCT: u8 = 12;
-
-/// The reader does not look at the kind of a field that it knows.
-fn of(kind: u8, wanted: u8) -> Fragment<()> {
-    if kind == wanted { Ok(()) } else { Err(format!("a field has the kind {kind}, expected {wanted}")) }
 }
 
 /// Structures, read one after the other.
@@ -174,6 +127,39 @@ impl<R: Read> Thrift<R> {
                 return Err(format!("a field has the number {id}"));
             }
             field(self, id, kind)?;
+        }
+    }
+
+    /// Reads what has this shape, and calls `see` with each whole number in it and the length of each list, after the numbers of the
+    /// fields that lead there.
+    fn walk(
+        &mut self,
+        shape: &Shape,
+        path: &mut Vec<i64>,
+        see: &mut dyn FnMut(&[i64], i64) -> Fragment<()>,
+    ) -> Fragment<()> {
+        match shape {
+            Shape::Flag => Ok(()),
+            Shape::Number(_) => see(path, self.signed()?),
+            Shape::Plain(kind) => self.skip(*kind, 1),
+            Shape::List(of) => {
+                let (count, kind) = self.list()?;
+                see(path, i64::try_from(count).unwrap_or(i64::MAX))?;
+                if count > 0 {
+                    of.takes(kind)?;
+                }
+                (0..count).try_for_each(|_| self.walk(of, path, see))
+            }
+            Shape::Struct(fields) => self.each(&mut |thrift, id, kind| {
+                let Some((_, shape)) = fields.iter().find(|(known, _)| *known == id) else {
+                    return thrift.skip(kind, DEPTH);
+                };
+                shape.takes(kind)?;
+                path.push(id);
+                thrift.walk(shape, path, see)?;
+                path.pop();
+                Ok(())
+            }),
         }
     }
 
