@@ -4,13 +4,16 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use recant::data::Images;
 use recant::dataset::{Dataset, Form, Remote};
 use recant::error::{Error, Result};
 use recant::fetch::{self, How};
 use recant::halt::Halt;
+use sha2::{Digest, Sha256};
 
 /// What the server does with a request.
 #[derive(Clone, Copy)]
@@ -21,6 +24,8 @@ enum Does {
     Cuts(usize),
     /// Always the whole file.
     IgnoresRanges(usize),
+    /// Says nothing more after that many bytes of the body, the first time, and keeps the connection.
+    Stalls(usize),
     Refuses,
 }
 
@@ -37,6 +42,7 @@ impl Server {
         let log = Arc::new(Mutex::new(Vec::new()));
         let asked = log.clone();
         std::thread::spawn(move || {
+            let mut kept = Vec::new();
             for (number, stream) in listener.incoming().enumerate() {
                 let mut stream = stream.unwrap();
                 let (mut head, mut byte) = (Vec::new(), [0]);
@@ -54,7 +60,9 @@ impl Server {
                 let all = content.len();
                 let (status, from, end) = match (does, from) {
                     (Does::Refuses, _) => ("404 Not Found".to_owned(), all, all),
-                    (Does::Cuts(at) | Does::IgnoresRanges(at), _) if number == 0 => ("200 OK".to_owned(), 0, at),
+                    (Does::Cuts(at) | Does::IgnoresRanges(at) | Does::Stalls(at), _) if number == 0 => {
+                        ("200 OK".to_owned(), 0, at)
+                    }
                     (Does::IgnoresRanges(_), _) | (_, None) => ("200 OK".to_owned(), 0, all),
                     (_, Some(from)) => {
                         (format!("206 Partial Content\r\nContent-Range: bytes {from}-{}/{all}", all - 1), from, all)
@@ -63,6 +71,9 @@ impl Server {
                 let length = all - from;
                 let _ = write!(stream, "HTTP/1.1 {status}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n");
                 let _ = stream.write_all(&content[from..end]);
+                if matches!(does, Does::Stalls(_)) && number == 0 {
+                    kept.push(stream);
+                }
             }
         });
         Self { address, log }
@@ -321,41 +332,90 @@ fn archives_are_unpacked_whole_or_not_at_all_and_never_outside() {
     assert_eq!(fs::read(root.join("two")).unwrap(), b"22");
 }
 
-/// CIFAR-10's archive, small: fetched, pinned by the recipe, unpacked, and then refused for its count of images.
-#[test]
-fn a_run_fetches_what_is_missing_and_nothing_else_does() {
-    let place = tempfile::tempdir().unwrap();
+const CIFAR: &str = "recipe = 1\n[stages.images]\nkind = \"dataset\"\nsource = \"cifar10\"\n";
+
+/// CIFAR-10's archive, of one image a file.
+fn small_cifar() -> Vec<u8> {
     let record = vec![3_u8; 3073];
     let names = ["data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch"];
     let names: Vec<String> = names.iter().map(|name| format!("cifar-10-batches-bin/{name}.bin")).collect();
     let members: Vec<_> = names.iter().map(|name| (name.as_str(), &record[..], tar::EntryType::Regular)).collect();
-    let server = Server::start(archive(&members), Does::Serves);
-    let recipe = "recipe = 1\n[stages.images]\nkind = \"dataset\"\nsource = \"cifar10\"\n";
-    fs::write(place.path().join("r.toml"), recipe).unwrap();
-    let recant = |args: &[&str]| {
-        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_recant"));
-        command.args(args).current_dir(place.path()).env("NO_COLOR", "1").env("RECANT_MIRROR", &server.address);
-        for name in
-            ["RECANT_STORE", "RECANT_DATA", "RECANT_OFFLINE", "http_proxy", "HTTP_PROXY", "ALL_PROXY", "all_proxy"]
-        {
-            command.env_remove(name);
-        }
-        command.env("XDG_DATA_HOME", place.path().join("own"));
-        let output = command.output().unwrap();
-        assert_eq!(output.status.code(), Some(1));
-        String::from_utf8_lossy(&output.stderr).into_owned()
-    };
+    archive(&members)
+}
+
+/// The program with `r.toml`, whose downloads come from that server.
+fn recant(place: &Path, server: &Server, args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_recant"));
+    command.args(args).current_dir(place).env("NO_COLOR", "1").env("RECANT_MIRROR", &server.address);
+    for name in ["RECANT_STORE", "RECANT_DATA", "RECANT_OFFLINE", "http_proxy", "HTTP_PROXY", "ALL_PROXY", "all_proxy"]
+    {
+        command.env_remove(name);
+    }
+    command.env("XDG_DATA_HOME", place.join("own"));
+    command
+}
+
+/// What the program says, which ends with an error.
+fn complaint(mut command: Command) -> String {
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// Fetched, pinned by the recipe, unpacked, and then refused for its count of images.
+#[test]
+fn a_run_fetches_what_is_missing_and_nothing_else_does() {
+    let place = tempfile::tempdir().unwrap();
+    let server = Server::start(small_cifar(), Does::Serves);
+    fs::write(place.path().join("r.toml"), CIFAR).unwrap();
+    let complaint = |args: &[&str]| complaint(recant(place.path(), &server, args));
     for args in [&["plan", "r.toml"][..], &["run", "r.toml", "--offline"]] {
-        let text = recant(args);
+        let text = complaint(args);
         assert!(text.contains("is not at hand") && text.contains("cifar-10-binary.tar.gz"), "{text}");
     }
     assert!(server.log().is_empty());
-    let text = recant(&["run", "r.toml"]);
+    let text = complaint(&["run", "r.toml"]);
     assert!(text.contains("expected c32a1d4ab5d03f1284b67883e8d87530"), "{text}");
     let sum = text.split("sha256 = \"").nth(1).unwrap().split('"').next().unwrap();
-    fs::write(place.path().join("r.toml"), format!("{recipe}sha256 = \"{sum}\"\n")).unwrap();
-    let text = recant(&["run", "r.toml"]);
+    fs::write(place.path().join("r.toml"), format!("{CIFAR}sha256 = \"{sum}\"\n")).unwrap();
+    let text = complaint(&["run", "r.toml"]);
     assert!(text.contains("5 training, 1 test and 0 unlabelled images, expected 50000"), "{text}");
     assert!(place.path().join("own/recant/cifar-10-batches-bin/test_batch.bin").is_file());
     assert_eq!(server.log(), ["/cifar10/cifar-10-binary.tar.gz whole"; 2]);
+}
+
+/// A cluster's warning in the middle of a download that stands still: it ends at once, and the next run goes on from there.
+#[test]
+fn a_warning_ends_a_download_and_the_next_run_goes_on() {
+    let place = tempfile::tempdir().unwrap();
+    let content = small_cifar();
+    let half = content.len() / 2;
+    let sum = format!("{:x}", Sha256::digest(&content));
+    fs::write(place.path().join("r.toml"), format!("{CIFAR}sha256 = \"{sum}\"\n")).unwrap();
+    for (signal, code) in [("-TERM", 143), ("-USR1", 75)] {
+        let server = Server::start(content.clone(), Does::Stalls(half));
+        let own = place.path().join("own");
+        let mut child = recant(place.path(), &server, &["run", "r.toml"]).stderr(Stdio::null()).spawn().unwrap();
+        let arrived =
+            || files_under(&own).iter().any(|path| fs::metadata(path).is_ok_and(|of| of.len() == half as u64));
+        let begun = Instant::now();
+        while !arrived() {
+            assert!(begun.elapsed() < Duration::from_secs(60), "nothing arrives");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let sent = Instant::now();
+        assert!(Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap().success());
+        assert_eq!(child.wait().unwrap().code(), Some(code), "{signal}");
+        assert!(sent.elapsed() < Duration::from_secs(5));
+        let text = complaint(recant(place.path(), &server, &["run", "r.toml"]));
+        assert!(text.contains("5 training, 1 test and 0 unlabelled images, expected 50000"), "{text}");
+        let name = "/cifar10/cifar-10-binary.tar.gz";
+        assert_eq!(server.log(), [format!("{name} whole"), format!("{name} {half}")]);
+        fs::remove_dir_all(own).unwrap();
+    }
+}
+
+fn files_under(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    entries.flat_map(|path| if path.is_dir() { files_under(&path) } else { vec![path] }).collect()
 }
