@@ -111,6 +111,7 @@ def summarise(record, with_torch):
         mine = [turn[precision] for turn in record["turns"]]
         record[precision] = {"images_per_second": middle(one["images_per_second"] for one in mine)}
         record[precision]["peak_bytes"] = mine[-1]["peak_bytes"]
+        record[precision]["gflops"] = mine[0]["gflops"] and middle(one["gflops"] for one in mine)
     if not with_torch:
         return
     for precision, name, wanted in (("f32", "best_f32", "f32"), ("bf16", "best", "")):
@@ -139,6 +140,7 @@ def shown(record):
             low, high = min(side["ratios"]), max(side["ratios"])
             ratio = f"{side['ratio']:.2f} ({low:.2f} to {high:.2f})"
             cells += [f"{side['images_per_second']:.1f}", side["mode"], ratio]
+    cells.append(", ".join(f"{record[precision]['gflops'] or 0:.0f}" for precision in PRECISIONS))
     cells.append(", ".join(mega(record[precision]) for precision in PRECISIONS))
     if "best" in record:
         cells.append(f"{mega(record['best_f32'])}, {mega(record['best'])}")
@@ -148,9 +150,9 @@ def shown(record):
 def table(records, with_torch):
     head = ["row", "batch", "what", "recant f32"]
     if with_torch:
-        head += ["PyTorch f32", "mode", "ratio", "recant bf16", "PyTorch best", "mode", "ratio", "peak MB", "PyTorch's"]
+        head += ["PyTorch f32", "mode", "ratio", "recant bf16", "PyTorch best", "mode", "ratio", "GFLOP/s", "peak MB", "PyTorch's"]
     else:
-        head += ["recant bf16", "peak MB"]
+        head += ["recant bf16", "GFLOP/s", "peak MB"]
     rows = [head, *(shown(record) for record in records)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)

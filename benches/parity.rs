@@ -70,7 +70,7 @@ fn results(arch: &Arch, batch: usize, device: &Device, times: usize) -> Result<V
     let loss = ((&output.logits * weights)?.sum_all()? + output.features.sqr()?.sum_all()?)?;
     let [gradient] = gradients(&loss, [&model])?;
     model.commit(&output)?;
-    let all = [output.logits, output.features, model.stats()?, gradient, model.logits(&x)?];
+    let all = [output.logits, output.features, model.stats(), gradient, model.logits(&x)?];
     all.iter().map(|one| Ok(one.flatten_all()?.to_dtype(DType::F32)?.to_vec1()?)).collect()
 }
 

@@ -139,10 +139,26 @@ fn of_recipe(row: &str, stage: &str, network: &str, options: &Options) -> Result
     let mut bench = Bench::new(&plan, &options.device, options.budget);
     bench.put(node("images")?, Artifact::Images(images.clone()));
     let speed = bench.time(node(stage)?)?;
+    let mut work = None;
     let parameters = match bench.artifact(node(stage)?)? {
-        Artifact::Model(model) => Arch::from_value(&model.arch)?.parameters(),
+        Artifact::Model(model) => {
+            let arch = Arch::from_value(&model.arch)?;
+            let [forth, back] = arch.multiply_adds();
+            let teachers = match row {
+                "scrub" => 1,
+                "bad_teaching" => 2,
+                _ => 0,
+            };
+            work = Some((1 + teachers) * forth + back);
+            arch.parameters()
+        }
         Artifact::Encoder(encoder) => {
-            Arch::from_value(&encoder.network.arch)?.parameters() + Arch::from_value(&encoder.head.arch)?.parameters()
+            let [network, head] = [&encoder.network, &encoder.head].map(|weights| Arch::from_value(&weights.arch));
+            let (network, head) = (network?, head?);
+            // two views of an image; a head's gradient goes on to what it reads
+            let [[forth, back], [on_forth, _]] = [network.multiply_adds(), head.multiply_adds()];
+            work = Some(2 * (forth + back + 3 * on_forth));
+            network.parameters() + head.parameters()
         }
         Artifact::Generator(generator) => {
             let generator = Arch::from_value(&generator.network.arch)?;
@@ -152,7 +168,7 @@ fn of_recipe(row: &str, stage: &str, network: &str, options: &Options) -> Result
         }
         other => return Err(Error::invalid(format!("`{stage}` makes {}", other.kind().article()))),
     };
-    say(row, "train", parameters, &speed, options);
+    say((row, "train"), (parameters, work), &speed, options);
     if stage == "original" {
         let Some(arch) = bench.network(node(stage)?)? else { return Ok(()) };
         evaluation(row, &Model::init(&arch, &Rng::new(0), &options.device)?, &images, options)?;
@@ -172,7 +188,7 @@ fn evaluation(row: &str, model: &Model, images: &Arc<Images>, options: &Options)
     };
     on_cores(all(), || watch.steps(options.batch, &mut answer))?;
     let speed = Speed { peak_bytes: memory::peak(), ..Speed::of(&watch.phase(), None, None) };
-    say(row, "eval", model.len(), &speed, options);
+    say((row, "eval"), (model.len(), Some(model.arch().multiply_adds()[0])), &speed, options);
     Ok(())
 }
 
@@ -214,12 +230,12 @@ fn dcgan(options: &Options) -> Result<()> {
     }
     watch.end(&options.device)?;
     let speed = Speed { peak_bytes: memory::peak(), ..Speed::of(&watch.phase(), None, None) };
-    say(DCGAN, "train", parameters, &speed, options);
+    say((DCGAN, "train"), (parameters, None), &speed, options);
     Ok(())
 }
 
 #[expect(clippy::print_stdout, reason = "a benchmark prints")]
-fn say(row: &str, what: &str, parameters: usize, speed: &Speed, options: &Options) {
+fn say((row, what): (&str, &str), (parameters, work): (usize, Option<usize>), speed: &Speed, options: &Options) {
     let line = json!({
         "row": row,
         "what": what,
@@ -228,6 +244,8 @@ fn say(row: &str, what: &str, parameters: usize, speed: &Speed, options: &Option
         "precision": if options.bf16 { "bf16" } else { "f32" },
         "parameters": parameters,
         "images_per_second": speed.images_per_second,
+        // of plain sums, a multiply-add as two; of GANs it is not counted
+        "gflops": work.zip(speed.images_per_second).map(|(work, speed)| 2e-9 * work as f64 * speed),
         "step_seconds": speed.step_seconds,
         "steps": speed.steps,
         // of main memory

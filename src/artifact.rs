@@ -7,7 +7,7 @@ use candle_core::{DType, Tensor};
 use serde_json::Value;
 
 use crate::data::{Images, Split};
-use crate::error::{Error, Result};
+use crate::error::{Result, finite};
 use crate::kind::Kind;
 use crate::nn::model::Model;
 
@@ -27,9 +27,7 @@ impl Weights {
         let tensors = model.tensors()?;
         for (name, tensor) in &tensors {
             let values = tensor.flatten_all()?.to_dtype(DType::F32)?.to_vec1::<f32>()?;
-            if let Some(value) = values.iter().find(|value| !value.is_finite()) {
-                return Err(Error::invalid(format!("the weights `{name}` have {value} in them")));
-            }
+            finite(&values, &format!("the weights `{name}`"))?;
         }
         Ok(Self { arch: model.arch().to_value()?, tensors, trained_on })
     }

@@ -174,6 +174,12 @@ fn innermost(error: &candle_core::Error) -> String {
     }
 }
 
+/// An error where a number is infinite or none, which names the first; `what` has it, a plural.
+pub fn finite(values: &[f32], what: &str) -> Result<()> {
+    let odd = values.iter().find(|value| !value.is_finite());
+    odd.map_or(Ok(()), |value| Err(Error::invalid(format!("{what} have {value} in them"))))
+}
+
 /// `1 stage`, `2 stages`.
 #[must_use]
 pub fn plural(count: usize, noun: &str) -> String {

@@ -11,6 +11,7 @@ use recant::error::{Error, Result};
 use recant::method::METHODS;
 use recant::plan::Plan;
 use recant::recipe::Recipe;
+use recant::settings::Settings;
 use recant::stage::{Context, Inputs, STAGES, evaluate};
 use recant::store::codec;
 
@@ -45,6 +46,17 @@ transform = { name = "flip", cutout = 2 }
 kind = "features"
 model = "original"
 data = "split"
+
+[stages.probe]
+kind = "probe"
+model = "original"
+data = "images"
+
+[stages.scores]
+kind = "evaluate"
+model = "original"
+data = "split"
+metrics = ["accuracy"]
 
 [stages.mask]
 kind = "saliency"
@@ -116,14 +128,15 @@ fn cases() -> Vec<(String, String)> {
     cases
 }
 
-struct Bench {
-    plan: Plan,
-    made: BTreeMap<NodeIndex, Artifact>,
+/// A recipe with all that trains, and what its stages made.
+pub struct Bench {
+    pub plan: Plan,
+    pub made: BTreeMap<NodeIndex, Artifact>,
 }
 
 impl Bench {
     /// All stages made, by desks that never stop.
-    fn new(arch: &str) -> Self {
+    pub fn new(arch: &str) -> Self {
         let tables = cases().into_iter().map(|(name, table)| format!("\n[stages.{name}]\n{table}"));
         let text = (GROUND.to_owned() + &tables.collect::<String>()).replace("ARCH", arch);
         let recipe = Recipe::read(Path::new("r.toml"), &|_| Ok(text.clone().into_bytes()), &[], STAGES).unwrap();
@@ -136,12 +149,21 @@ impl Bench {
         bench
     }
 
-    fn run(&self, node: NodeIndex, desk: &Halting) -> Result<Artifact> {
+    pub fn node(&self, name: &str) -> NodeIndex {
+        *self.plan.order.iter().find(|&&node| self.plan.step(node).name == name).expect(name)
+    }
+
+    pub fn run(&self, node: NodeIndex, desk: &Halting) -> Result<Artifact> {
+        self.run_with(node, &self.plan.step(node).settings, desk)
+    }
+
+    /// With other settings than the recipe's.
+    pub fn run_with(&self, node: NodeIndex, settings: &Settings, desk: &Halting) -> Result<Artifact> {
         let step = self.plan.step(node);
         let inputs = self.plan.inputs(node);
         let by_role = inputs.map(|(role, input)| (role.to_owned(), self.made[&input].clone())).collect();
         let context = Context { device: &Device::Cpu, files: BTreeMap::new(), desk };
-        (step.kind.make)(&step.settings)?.run(&Inputs { by_role }, &context)
+        (step.kind.make)(settings)?.run(&Inputs { by_role }, &context)
     }
 
     /// Stops a stage at every `stride`-th moment at which it can be, and lets it go on. How many moments there were.

@@ -10,6 +10,7 @@ use recant::artifact::Artifact;
 use recant::batches::Batch;
 use recant::data::{Images, Part};
 use recant::error::{Error, Result};
+use recant::method::METHODS;
 use recant::nn::loss::cross_entropy;
 use recant::nn::model::Model;
 use recant::nn::optim::Rule;
@@ -21,6 +22,7 @@ use recant::trainer::{Crew, Loss, Recipe as Training, Trainer};
 use serde_json::json;
 
 use crate::methods::tiny_of;
+use crate::resume::Bench;
 use crate::support::desk::Halting;
 use crate::support::place::SMALL;
 
@@ -146,7 +148,7 @@ fn looking_later_gives_the_same_bytes() {
         let recipe = Training { lr: 0.05, optimizer, schedule: plateau };
         let mut run = |desk: &Halting| {
             student.set_theta_tensor(&begun.theta_tensor()?)?;
-            student.set_stats(&begun.stats()?)?;
+            student.set_stats(&begun.stats())?;
             let trainer = Trainer::new(&mut student, &recipe, retain.steps(4), None, desk)?;
             let mut trainer = if late { trainer.late() } else { trainer };
             let mut loss = |crew: &mut Crew, batch: &Batch, _: usize| {
@@ -162,11 +164,49 @@ fn looking_later_gives_the_same_bytes() {
         } else {
             run(&Halting::never()).unwrap();
         }
-        (student.theta().unwrap(), student.stats().unwrap().to_vec1::<f32>().unwrap())
+        (student.theta().unwrap(), student.stats().to_vec1::<f32>().unwrap())
     };
     let truth = ended(false, false);
     for stops in [false, true] {
         assert_eq!(ended(true, stops), truth, "stops: {stops}");
+    }
+}
+
+/// Weights that are numbers, but so large that what comes of them is none: every stage that meets them says so.
+#[test]
+fn a_model_whose_answers_are_no_numbers_ends_every_stage_that_asks_it() {
+    let mut bench = Bench::new("{ name = \"mlp\", hidden = [12] }");
+    let original = bench.node("original");
+    let Artifact::Model(weights) = &bench.made[&original] else { panic!("it is a model") };
+    let mut weights = (**weights).clone();
+    for tensor in weights.tensors.values_mut() {
+        *tensor = (&*tensor * 1e38).unwrap();
+    }
+    bench.made.insert(original, Artifact::Model(weights.into()));
+    let mut asked = 0;
+    for &node in &bench.plan.order {
+        let name = &bench.plan.step(node).name;
+        if name != "nothing" && bench.plan.inputs(node).any(|(_, input)| input == original) {
+            let error = bench.run(node, &Halting::never()).expect_err(name).to_string();
+            assert!(error.contains("NaN") || error.contains("inf"), "{name}: {error}");
+            asked += 1;
+        }
+    }
+    assert!(asked > METHODS.len() + 4, "{asked} stages");
+}
+
+/// Rates at which no training holds: what goes wrong is named, with its step.
+#[test]
+fn whatever_trains_says_where_it_went_wrong() {
+    let bench = Bench::new("{ name = \"mlp\", hidden = [12] }");
+    for (name, rate) in
+        [("original", "lr"), ("simclr", "lr"), ("arpl", "lr"), ("arpl", "gan_lr"), ("opengan", "lr"), ("scrub", "lr")]
+    {
+        let node = bench.node(name);
+        let mut settings = bench.plan.step(node).settings.clone();
+        assert!(settings.insert(rate.to_owned(), json!(1e36)).is_some(), "{name} has no {rate}");
+        let error = bench.run_with(node, &settings, &Halting::never()).expect_err(name);
+        assert!(matches!(error, Error::Diverged { .. }), "{name}, {rate}: {error}");
     }
 }
 

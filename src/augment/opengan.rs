@@ -200,7 +200,7 @@ impl Opengan {
             let score = score.to_scalar::<f64>()?;
             if best.as_ref().is_none_or(|best| score >= best.score) {
                 let theta = trainer.keep(&format!("theta {epoch}"), |generator| generator.theta_tensor())?;
-                let stats = trainer.keep(&format!("stats {epoch}"), |generator| generator.stats())?;
+                let stats = trainer.keep(&format!("stats {epoch}"), |generator| Ok(generator.stats()))?;
                 best = Some(Best { epoch, score, theta, stats });
             }
         }

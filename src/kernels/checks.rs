@@ -59,11 +59,11 @@ pub(super) fn run(network: &dyn Network, program: &Program, batch: usize, dtype:
     let [c, h, w] = program.input;
     let x = Tensor::from_vec(normal(batch * c * h * w, 2, 1.0), (batch, c, h, w), device).unwrap();
     let x = Var::from_tensor(&x.to_dtype(dtype).unwrap()).unwrap();
-    let stats = Tensor::ones((2, 70), dtype, device).unwrap();
+    let stats = Tensor::ones(program.all_statistics(), dtype, device).unwrap();
     let mode = Mode { batch: vec![true, false], branch: 0, rng: Some(Rng::new(3)), taps: vec![4] };
     let sink = Arc::new(Sink::default());
     let pieces: Vec<Tensor> = theta.iter().map(|piece| piece.as_tensor().clone()).collect();
-    let done = network.forward(&pieces, &[stats.clone(), stats], &x, &mode, &sink).unwrap();
+    let done = network.forward(&pieces, &stats, &x, &mode, &sink).unwrap();
     let weights = Tensor::from_vec(normal(batch * 5, 4, 1.0), (batch, 5), device).unwrap();
     let loss = (&done.logits * weights.to_dtype(dtype).unwrap()).unwrap().sum_all().unwrap();
     let loss = (loss + done.features.sqr().unwrap().sum_all().unwrap()).unwrap();
@@ -77,7 +77,7 @@ pub(super) fn run(network: &dyn Network, program: &Program, batch: usize, dtype:
         done.logits,
         done.features,
         done.taps[0].clone(),
-        done.moments[0].values.clone(),
+        done.moments.unwrap().values,
         store.get(&x).unwrap().clone(),
         Tensor::cat(&of_theta, 0).unwrap(),
     ]
@@ -135,13 +135,9 @@ pub(super) fn answer(network: &dyn Network, program: &Program, dtype: DType, tra
     let [c, h, w] = program.input;
     let x = normal(37 * c * h * w, 2, 1.0);
     let x = Tensor::from_vec(x, (37, c, h, w), device).unwrap().to_dtype(dtype).unwrap();
-    let channels: Vec<usize> = program.norms.iter().map(|norm| norm.channels).collect();
-    let mut draws = normal(2 * channels.iter().sum::<usize>(), 3, 0.3).into_iter().map(|draw| draw.abs() + 0.5);
-    let stats = channels.iter().map(|&channels| {
-        let set: Vec<f32> = draws.by_ref().take(2 * channels).collect();
-        Tensor::from_vec(set, (2, channels), device).unwrap().to_dtype(dtype).unwrap()
-    });
-    let stats: Vec<Tensor> = stats.collect();
-    let mode = Mode { batch: vec![false; channels.len()], branch: 0, rng: None, taps: Vec::new() };
+    let count = program.all_statistics();
+    let stats: Vec<f32> = normal(count, 3, 0.3).into_iter().map(|draw| draw.abs() + 0.5).collect();
+    let stats = Tensor::from_vec(stats, count, device).unwrap().to_dtype(dtype).unwrap();
+    let mode = Mode { batch: vec![false; program.norms.len()], branch: 0, rng: None, taps: Vec::new() };
     numbers(&network.forward(&theta, &stats, &x, &mode, &Arc::default()).unwrap().logits)
 }

@@ -54,10 +54,11 @@ impl Mode {
     }
 }
 
-/// What one batch norm saw: mean and unbiased variance of the batch, 2 x channels.
+/// What batch norms saw: of one after the other the means and the unbiased variances of the batch, as one vector.
 #[derive(Clone, Debug)]
 pub struct Moments {
-    pub norm: usize,
+    /// In the order of the layers.
+    pub norms: Vec<usize>,
     pub branch: usize,
     pub values: Tensor,
 }
@@ -78,17 +79,17 @@ pub struct Done {
     pub features: Tensor,
     pub taps: Vec<Tensor>,
     /// Of every batch norm in batch mode that saw more than one value a channel.
-    pub moments: Vec<Moments>,
+    pub moments: Option<Moments>,
 }
 
 /// A network on a device. Parameters come from outside, so one network may serve several forwards at once.
 pub trait Network: Send + Sync {
     /// How theta is cut: one piece where the network is one operation, one a parameter in the reference.
     fn pieces(&self) -> Vec<Range<usize>>;
-    /// `x` is batch x channels x height x width; `stats` has 2 x channels (mean, variance) for each batch norm and
-    /// branch, in the order norm, branch. Tracked where `theta` or `x` is; the way back may leave the gradient of theta in
+    /// `x` is batch x channels x height x width; `stats` has all statistics of batch norms, as `Program::statistics` says.
+    /// Tracked where `theta` or `x` is; the way back may leave the gradient of theta in
     /// `sink` and not in candle's store.
-    fn forward(&self, theta: &[Tensor], stats: &[Tensor], x: &Tensor, mode: &Mode, sink: &Arc<Sink>) -> Result<Done>;
+    fn forward(&self, theta: &[Tensor], stats: &Tensor, x: &Tensor, mode: &Mode, sink: &Arc<Sink>) -> Result<Done>;
     /// Whether this is the slow twin.
     fn is_reference(&self) -> bool;
 }
@@ -135,7 +136,7 @@ fn dropout(rng: &Rng, layer: usize, p: f32, batch: usize, values: usize) -> Vec<
 }
 
 /// Checks what both backends rely on; gives the batch size.
-fn check(program: &Program, stats: &[Tensor], x: &Tensor, mode: &Mode) -> Result<usize> {
+fn check(program: &Program, stats: &Tensor, x: &Tensor, mode: &Mode) -> Result<usize> {
     let [channels, height, width] = program.input;
     let batch = match x.dims() {
         [batch, c, h, w] if [*c, *h, *w] == program.input && *batch > 0 => *batch,
@@ -151,7 +152,7 @@ fn check(program: &Program, stats: &[Tensor], x: &Tensor, mode: &Mode) -> Result
             mode.branch, program.branches
         )));
     }
-    if stats.len() != program.norms.len() * program.branches || mode.batch.len() != program.norms.len() {
+    if stats.dims() != [program.all_statistics()] || mode.batch.len() != program.norms.len() {
         return Err(Error::invalid("the statistics do not belong to this network"));
     }
     Ok(batch)

@@ -18,6 +18,13 @@ impl Window {
         Self { kernel, stride, padding }
     }
 
+    /// Pairs of a position along an output and a place of the window that sees one of `inputs`.
+    fn seen(self, inputs: usize, outputs: usize) -> usize {
+        let range = self.padding..self.padding + inputs;
+        let places = |at: usize| (0..self.kernel).filter(|place| range.contains(&(at * self.stride + place))).count();
+        (0..outputs).map(places).sum()
+    }
+
     /// How often it fits along `size`.
     fn fits(self, size: usize) -> Option<usize> {
         Some((size + 2 * self.padding).checked_sub(self.kernel)? / self.stride + 1)
@@ -156,6 +163,42 @@ impl Program {
     #[must_use]
     pub fn size(&self, value: usize) -> usize {
         self.shapes[value].iter().product()
+    }
+
+    /// Where the statistics of a batch norm lie in the vector of all, mean before variance. Those of a branch follow each other.
+    #[must_use]
+    pub fn statistics(&self, norm: usize, branch: usize) -> Range<usize> {
+        let length = |norms: &[Norm]| 2 * norms.iter().map(|norm| norm.channels).sum::<usize>();
+        let start = branch * length(&self.norms) + length(&self.norms[..norm]);
+        start..start + length(&self.norms[norm..=norm])
+    }
+
+    /// The length of that vector.
+    #[must_use]
+    pub fn all_statistics(&self) -> usize {
+        2 * self.branches * self.norms.iter().map(|norm| norm.channels).sum::<usize>()
+    }
+
+    /// Multiply-adds of convolutions and linear layers as plain sums, an image: forward, and for all parameters' gradients. What is
+    /// multiplied by a padding's zero is none.
+    #[must_use]
+    pub fn multiply_adds(&self) -> [usize; 2] {
+        let mut both = [0; 2];
+        for (layer, &[outputs, height, width]) in self.layers.iter().zip(self.shapes.iter().skip(1)) {
+            let [inputs, high, wide] = self.shapes[layer.from];
+            let products = match layer.op {
+                Op::Conv { window, .. } => window.seen(high, height) * window.seen(wide, width) * inputs * outputs,
+                Op::ConvTranspose { window, .. } => {
+                    window.seen(height, high) * window.seen(width, wide) * inputs * outputs
+                }
+                Op::Linear { out, .. } => self.size(layer.from) * out,
+                _ => 0,
+            };
+            // nobody asks for the gradient of the images
+            let back = if layer.from == 0 { 1 } else { 2 };
+            both = [both[0] + products, both[1] + back * products];
+        }
+        both
     }
 }
 

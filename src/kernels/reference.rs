@@ -25,7 +25,7 @@ impl Reference {
     }
 
     /// Parameters and statistics by name; tracked parameters stay tracked.
-    fn source(&self, theta: &[Tensor], stats: &[Tensor], x: &Tensor) -> Result<VarBuilder<'static>> {
+    fn source(&self, theta: &[Tensor], stats: &Tensor, x: &Tensor) -> Result<VarBuilder<'static>> {
         let program = &self.program;
         if theta.len() != program.parameters.len() {
             return Err(Error::invalid("the parameters do not belong to this network"));
@@ -34,11 +34,11 @@ impl Reference {
         for (parameter, piece) in program.parameters.iter().zip(theta) {
             named.insert(parameter.name.clone(), piece.reshape(parameter.shape.as_slice())?);
         }
-        for (norm, sets) in program.norms.iter().zip(stats.chunks(program.branches)) {
-            for (branch, set) in sets.iter().enumerate() {
-                let name = norm.on(branch);
-                named.insert(format!("{name}.running_mean"), set.get(0)?);
-                named.insert(format!("{name}.running_var"), set.get(1)?);
+        for (index, norm) in program.norms.iter().enumerate() {
+            for branch in 0..program.branches {
+                let (name, start) = (norm.on(branch), program.statistics(index, branch).start);
+                named.insert(format!("{name}.running_mean"), stats.narrow(0, start, norm.channels)?);
+                named.insert(format!("{name}.running_var"), stats.narrow(0, start + norm.channels, norm.channels)?);
             }
         }
         Ok(VarBuilder::from_tensors(named, x.dtype(), x.device()))
@@ -51,7 +51,7 @@ impl Reference {
         values: &[Tensor],
         source: &VarBuilder,
         mode: &Mode,
-        moments: &mut Vec<Moments>,
+        moments: &mut Vec<(usize, Tensor)>,
     ) -> Result<Tensor> {
         let x = &values[layer.from];
         let (batch, channels, height, width) = x.dims4()?;
@@ -91,8 +91,8 @@ impl Reference {
                 let built = batch_norm(channels, config, source.pp(norm.on(mode.branch)))?;
                 let y = built.forward_t(x, train)?.contiguous()?;
                 if train && batch * height * width > 1 {
-                    let values = Tensor::stack(&[built.running_mean(), built.running_var()], 0)?.detach();
-                    moments.push(Moments { norm: layer.norm, branch: mode.branch, values });
+                    let values = Tensor::cat(&[built.running_mean(), built.running_var()], 0)?.detach();
+                    moments.push((layer.norm, values));
                 }
                 y
             }
@@ -146,7 +146,7 @@ impl Network for Reference {
         true
     }
 
-    fn forward(&self, theta: &[Tensor], stats: &[Tensor], x: &Tensor, mode: &Mode, _sink: &Arc<Sink>) -> Result<Done> {
+    fn forward(&self, theta: &[Tensor], stats: &Tensor, x: &Tensor, mode: &Mode, _sink: &Arc<Sink>) -> Result<Done> {
         check(&self.program, stats, x, mode)?;
         let source = self.source(theta, stats, x)?;
         let mut values = vec![x.contiguous()?];
@@ -160,6 +160,9 @@ impl Network for Reference {
             Ok(if self.program.shapes[value][1..] == [1, 1] { y.flatten_from(1)? } else { y.clone() })
         };
         let taps = mode.taps.iter().map(|&value| Ok(flat(value)?.detach())).collect::<Result<_>>()?;
+        let (norms, values): (Vec<usize>, Vec<Tensor>) = moments.into_iter().unzip();
+        let all = |values| Tensor::cat(values, 0).map(|values| Moments { norms, branch: mode.branch, values });
+        let moments = if values.is_empty() { None } else { Some(all(&values)?) };
         Ok(Done { logits: flat(self.program.logits)?, features: flat(self.program.features)?, taps, moments })
     }
 }

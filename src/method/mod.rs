@@ -20,7 +20,7 @@ pub mod ssl;
 use candle_core::Tensor;
 
 use crate::batches::{Batch, Loader};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, finite};
 use crate::nn::loss::cross_entropy;
 use crate::nn::model::{Model, Output, Pass};
 use crate::nn::optim::{self, Rule};
@@ -139,7 +139,9 @@ fn slopes(model: &Model, loader: &Loader, desk: &dyn Desk, mut see: impl FnMut(&
         desk.halt()?;
         let batch = batches.batch(index)?;
         let loss = cross_entropy(&model.forward(&batch.x, &Pass::eval())?.logits, &batch.y)?;
-        see(&model.gradient(&loss)?);
+        let gradient = model.gradient(&loss)?;
+        finite(&gradient, "the model's gradients")?;
+        see(&gradient);
         images += batch.y.elem_count();
         desk.progress(Progress { done: index + 1, total: batches.len, loss: None, images });
     }

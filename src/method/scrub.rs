@@ -98,7 +98,7 @@ impl Method for Scrub {
                     Ok(Tensor::new(error_rate(student, scene.forget, scene.desk)?, &candle_core::Device::Cpu)?)
                 })?;
                 let theta = trainer.keep(&format!("theta {epoch}"), |student| student.theta_tensor())?;
-                let stats = trainer.keep(&format!("stats {epoch}"), |student| student.stats())?;
+                let stats = trainer.keep(&format!("stats {epoch}"), |student| Ok(student.stats()))?;
                 states.push((error.to_scalar::<f64>()?, theta, stats));
             }
         }

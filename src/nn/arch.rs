@@ -308,6 +308,12 @@ impl Arch {
         self.program().map_or(0, |program| program.len())
     }
 
+    /// Multiply-adds of plain sums that an image takes: forward, and for the gradients of all parameters.
+    #[must_use]
+    pub fn multiply_adds(&self) -> [usize; 2] {
+        self.program().map_or([0; 2], |program| program.multiply_adds())
+    }
+
     /// Width of the features, which the last layer reads.
     pub fn features(&self) -> Result<usize> {
         let program = self.program()?;

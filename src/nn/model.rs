@@ -37,7 +37,7 @@ pub struct Span {
 
 /// Batch-norm statistics of a model as they were at some time.
 #[derive(Clone, Debug)]
-pub struct Running(Vec<Tensor>);
+pub struct Running(Tensor);
 
 /// What a forward gives: tracked, so losses on it have gradients.
 #[derive(Debug)]
@@ -46,7 +46,7 @@ pub struct Output {
     pub logits: Tensor,
     /// Batch x features: what the last layer reads.
     pub features: Tensor,
-    moments: Vec<Moments>,
+    moments: Option<Moments>,
 }
 
 /// Which kernels a model runs on.
@@ -68,8 +68,8 @@ pub struct Model {
     dtype: DType,
     /// Theta, cut as the network wants it.
     pieces: Vec<Var>,
-    /// Mean and variance of each batch norm and branch, 2 x channels.
-    stats: Vec<Tensor>,
+    /// All batch-norm statistics, as `Program::statistics` says.
+    stats: Tensor,
     /// What goes with theta.
     sink: Arc<Sink>,
 }
@@ -89,17 +89,14 @@ impl Model {
         for parameter in &program.parameters {
             theta.extend(init::draw(parameter, rng));
         }
-        let stats = weights::fresh_stats(&program, device)?;
+        let stats = weights::fresh_stats(&program);
         Self::assemble(arch, program, theta, stats, device)
     }
 
-    fn assemble(
-        arch: &Arch,
-        program: Arc<Program>,
-        theta: Vec<f32>,
-        stats: Vec<Tensor>,
-        device: &Device,
-    ) -> Result<Self> {
+    fn assemble(arch: &Arch, program: Arc<Program>, theta: Vec<f32>, stats: Vec<f32>, device: &Device) -> Result<Self> {
+        // a GPU has no memory of no bytes
+        let home = if stats.is_empty() { &Device::Cpu } else { device };
+        let stats = Tensor::from_vec(stats, program.all_statistics(), home)?;
         let network = kernels::network(&program, device, DType::F32)?;
         let spans = program
             .parameters
@@ -129,7 +126,7 @@ impl Model {
         }
         let network = kernels::network(&self.program, &self.device, dtype)?;
         let pieces = cut(&self.theta_tensor()?.to_dtype(dtype)?, network.as_ref())?;
-        let stats = self.stats.iter().map(|set| Ok(set.to_dtype(dtype)?)).collect::<Result<_>>()?;
+        let stats = self.stats.to_dtype(dtype)?;
         Ok(Self { network, dtype, pieces, stats, sink: Arc::default(), ..self })
     }
 
@@ -196,20 +193,39 @@ impl Model {
     /// the output and do nothing until `commit`. Walk back before the parameters change.
     pub fn forward(&self, x: &Tensor, pass: &Pass) -> Result<Output> {
         let done = self.run(x, &pass.mode(&self.program), true)?;
-        let moments = if pass.update_stats { done.moments } else { Vec::new() };
+        let moments = done.moments.filter(|_| pass.update_stats);
         Ok(Output { logits: done.logits, features: done.features, moments })
     }
 
     /// Moves the running statistics towards those of that forward.
     pub fn commit(&mut self, output: &Output) -> Result<()> {
-        for seen in &output.moments {
-            let index = seen.norm * self.program.branches + seen.branch;
-            let old = self
-                .stats
-                .get_mut(index)
-                .ok_or_else(|| Error::invalid("the statistics are those of another network"))?;
-            *old = (old.affine(1.0 - MOMENTUM, 0.0)? + seen.values.affine(MOMENTUM, 0.0)?)?;
+        let Some(Moments { norms, branch, values }) = &output.moments else { return Ok(()) };
+        let other = || Error::invalid("the statistics are those of another network");
+        if *branch >= self.program.branches || norms.iter().any(|&norm| norm >= self.program.norms.len()) {
+            return Err(other());
         }
+        // those that follow each other move in one go: mostly all
+        let mut runs: Vec<Range<usize>> = Vec::new();
+        for range in norms.iter().map(|&norm| self.program.statistics(norm, *branch)) {
+            match runs.last_mut() {
+                Some(last) if last.end == range.start => last.end = range.end,
+                Some(last) if last.end > range.start => return Err(other()),
+                _ => runs.push(range),
+            }
+        }
+        let (mut parts, mut at, mut from) = (Vec::new(), 0, 0);
+        for run in runs {
+            let (old, seen) = (self.stats.narrow(0, run.start, run.len())?, values.narrow(0, from, run.len())?);
+            parts.push(self.stats.narrow(0, at, run.start - at)?);
+            parts.push((old.affine(1.0 - MOMENTUM, 0.0)? + seen.affine(MOMENTUM, 0.0)?)?);
+            (at, from) = (run.end, from + run.len());
+        }
+        parts.push(self.stats.narrow(0, at, self.stats.elem_count() - at)?);
+        parts.retain(|part| part.elem_count() > 0);
+        self.stats = match parts.as_slice() {
+            [all] => all.clone(),
+            parts => Tensor::cat(parts, 0)?,
+        };
         Ok(())
     }
 
@@ -230,7 +246,7 @@ impl Model {
         let x = x.to_device(&self.device)?.to_dtype(self.dtype)?;
         let theta: Vec<Tensor> = self.pieces.iter().map(Var::as_detached_tensor).collect();
         let done = self.network.forward(&theta, &self.stats, &x, &pass.mode(&self.program), &self.sink)?;
-        let moments = if pass.update_stats { done.moments } else { Vec::new() };
+        let moments = done.moments.filter(|_| pass.update_stats);
         let output = Output { logits: done.logits, features: done.features, moments };
         self.commit(&output)?;
         Ok(output)
@@ -370,13 +386,10 @@ impl Model {
         self.set_theta_tensor(theta.as_tensor())
     }
 
-    /// All batch-norm statistics, one vector: mean and variance of each batch norm, in the order of the layers.
-    pub fn stats(&self) -> Result<Tensor> {
-        if self.stats.is_empty() {
-            return Ok(Tensor::zeros(0, self.dtype, &self.device)?);
-        }
-        let flat = self.stats.iter().map(|set| Ok(set.flatten_all()?)).collect::<Result<Vec<_>>>()?;
-        Ok(Tensor::cat(&flat, 0)?)
+    /// All batch-norm statistics, one vector: mean and variance of each batch norm, branch by branch in the order of the layers.
+    #[must_use]
+    pub fn stats(&self) -> Tensor {
+        self.stats.clone()
     }
 
     /// All batch-norm statistics as they are now. Costs nothing.
@@ -387,7 +400,7 @@ impl Model {
 
     /// What `stats` gave.
     pub fn set_stats(&mut self, stats: &Tensor) -> Result<()> {
-        let total: usize = self.stats.iter().map(Tensor::elem_count).sum();
+        let total = self.stats.elem_count();
         if stats.dims() != [total] {
             return Err(Error::invalid(format!(
                 "`{}` has {total} batch-norm statistics, but got {:?}",
@@ -395,12 +408,8 @@ impl Model {
                 stats.dims()
             )));
         }
-        let stats = stats.to_device(&self.device)?.to_dtype(self.dtype)?.detach();
-        let mut start = 0;
-        for set in &mut self.stats {
-            let count = set.elem_count();
-            *set = stats.narrow(0, start, count)?.force_contiguous()?.reshape((2, count / 2))?;
-            start += count;
+        if total > 0 {
+            self.stats = stats.to_device(&self.device)?.to_dtype(self.dtype)?.force_contiguous()?.detach();
         }
         Ok(())
     }

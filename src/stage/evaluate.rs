@@ -15,7 +15,7 @@ use super::unlearn::fitting;
 use super::{Context, Inputs, Makes, Progress, Stage, StageKind};
 use crate::artifact::{Artifact, Scores, Weights};
 use crate::data::Part;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, finite};
 use crate::kind::Kind;
 use crate::metric::relearn::WITHIN;
 use crate::metric::{self, Answers, Evidence, Measured, Need, Reference, cka, tsne};
@@ -101,6 +101,7 @@ impl Stage for Evaluate {
         };
         let mut ask = |model: &Model, part: &Part, indices: &[u32]| -> Result<(Answers, Vec<f32>)> {
             let logits = logits(model, images, part, indices, &mut tell)?;
+            finite(&logits, "the logits")?;
             let labels = indices.iter().map(|&index| part.labels[index as usize]).collect();
             Ok((Answers::new(&logits, labels, images.classes.len()), logits))
         };

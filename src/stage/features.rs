@@ -6,7 +6,7 @@ use serde::Deserialize;
 use super::unlearn::fitting;
 use super::{Context, Inputs, Makes, Progress, Stage, StageKind};
 use crate::artifact::{Artifact, Features};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, finite};
 use crate::kind::Kind;
 use crate::nn::model::Model;
 use crate::nn::transform::{self, Transform};
@@ -64,6 +64,7 @@ impl Stage for FeaturesStage {
                 context.desk.progress(Progress { done, total, loss: None, images: done });
                 context.desk.halt()?;
             }
+            finite(&values, &format!("the features of layer `{}`", self.layer))?;
             let values = Tensor::from_vec(values, (indices.len(), width), &Device::Cpu)?;
             let labels = indices.iter().map(|&index| part.labels[index as usize]).collect();
             features.parts.insert((*name).to_owned(), (values, labels));

@@ -13,7 +13,7 @@ use serde_json::json;
 use super::{Context, Inputs, Makes, Progress, Stage, StageKind};
 use crate::artifact::{Artifact, Scores};
 use crate::data::{Images, Part};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, finite};
 use crate::halt::Halt;
 use crate::kind::Kind;
 use crate::metric::{Aim, Number};
@@ -137,5 +137,6 @@ fn features(model: &Model, images: &Images, part: &Part, done: &mut usize, conte
         context.desk.progress(Progress { done: *done, total, loss: None, images: *done });
         context.desk.halt()?;
     }
+    finite(&values, "the network's features")?;
     Ok(Rows { values, width, labels: part.labels.to_vec() })
 }

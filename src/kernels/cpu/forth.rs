@@ -37,7 +37,7 @@ pub(super) struct Kept {
 pub(super) struct Forth<'a> {
     pub(super) core: &'a Core,
     pub(super) mode: &'a Mode,
-    pub(super) stats: &'a [Vec<f32>],
+    pub(super) stats: &'a [f32],
     pub(super) batch: usize,
     pub(super) sink: &'a Sink,
 }
@@ -106,7 +106,7 @@ impl Forth<'_> {
         }
         let parameter = |index: usize| &theta[program.parameters[index].range.clone()];
         let first = program.norms[*norm].parameter + 2 * mode.branch;
-        let running = &stats[norm * program.branches + mode.branch];
+        let running = &stats[program.statistics(*norm, mode.branch)];
         let (mean, variance) = running.split_at(running.len() / 2);
         let [scale, shift] = norm::line_of([mean, &norm::inverse(variance), parameter(first), parameter(first + 1)]);
         let residual = residual.and_then(|value| values[value].as_ref());
@@ -188,13 +188,14 @@ impl Forth<'_> {
             Work::Norm { norm: index, residual, after } => {
                 let first = program.norms[*index].parameter + 2 * mode.branch;
                 let (weight, bias) = (parameter(first), parameter(first + 1));
-                let running = &stats[index * program.branches + mode.branch];
+                let running = &stats[program.statistics(*index, mode.branch)];
                 let seen = if mode.batch[*index] {
                     let seen = norm::moments(x, channels);
                     let count = (x.len() / channels) as f32;
                     if count > 1.0 {
                         let unbiased = seen.variance.iter().map(|v| v * (count / (count - 1.0)));
-                        report.moments.push((*index, seen.mean.iter().copied().chain(unbiased).collect()));
+                        report.moments.0.push(*index);
+                        report.moments.1.extend(seen.mean.iter().copied().chain(unbiased));
                     }
                     seen
                 } else {

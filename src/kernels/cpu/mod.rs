@@ -105,7 +105,7 @@ impl Cpu {
     fn in_parts(
         &self,
         theta: &Tensor,
-        stats: &[Tensor],
+        stats: &Tensor,
         x: &Tensor,
         mode: &Mode,
         sink: &Arc<Sink>,
@@ -121,12 +121,7 @@ impl Cpu {
             Ok(Tensor::cat(&parts.iter().map(of).collect::<Vec<_>>(), 0)?)
         };
         let taps = (0..mode.taps.len()).map(|tap| all(&|done| &done.taps[tap])).collect::<Result<_>>()?;
-        Ok(Done {
-            logits: all(&|done| &done.logits)?,
-            features: all(&|done| &done.features)?,
-            taps,
-            moments: Vec::new(),
-        })
+        Ok(Done { logits: all(&|done| &done.logits)?, features: all(&|done| &done.features)?, taps, moments: None })
     }
 }
 
@@ -139,7 +134,7 @@ impl Network for Cpu {
         false
     }
 
-    fn forward(&self, theta: &[Tensor], stats: &[Tensor], x: &Tensor, mode: &Mode, sink: &Arc<Sink>) -> Result<Done> {
+    fn forward(&self, theta: &[Tensor], stats: &Tensor, x: &Tensor, mode: &Mode, sink: &Arc<Sink>) -> Result<Done> {
         let program = &self.core.program;
         let batch = check(program, stats, x, mode)?;
         let [theta] = theta else {
@@ -156,7 +151,7 @@ impl Network for Cpu {
         {
             return self.in_parts(theta, stats, x, mode, sink, images);
         }
-        let stats = stats.iter().map(|set| Ok(set.flatten_all()?.to_vec1::<f32>()?)).collect::<Result<_>>()?;
+        let stats = stats.to_vec1::<f32>()?;
         let (report, features) = (Arc::new(Mutex::new(Report::default())), Arc::<Features>::default());
         let operation = Operation {
             core: self.core.clone(),
@@ -179,15 +174,9 @@ impl Network for Cpu {
         for (&value, data) in mode.taps.iter().zip(report.taps) {
             taps.push(Tensor::from_vec(data, shape(program, value, batch), device)?);
         }
-        let moments = report
-            .moments
-            .into_iter()
-            .map(|(norm, values)| {
-                let channels = values.len() / 2;
-                let values = Tensor::from_vec(values, (2, channels), device)?;
-                Ok(Moments { norm, branch: mode.branch, values })
-            })
-            .collect::<Result<_>>()?;
+        let (norms, values) = report.moments;
+        let values = if norms.is_empty() { None } else { Some(Tensor::from_slice(&values, values.len(), device)?) };
+        let moments = values.map(|values| Moments { norms, branch: mode.branch, values });
         Ok(Done { logits, features, taps, moments })
     }
 }
@@ -197,15 +186,15 @@ impl Network for Cpu {
 struct Report {
     features: Vec<f32>,
     taps: Vec<Vec<f32>>,
-    /// Index of the batch norm; mean, then unbiased variance.
-    moments: Vec<(usize, Vec<f32>)>,
+    /// Batch norms; of one after the other the mean and the unbiased variance.
+    moments: (Vec<usize>, Vec<f32>),
 }
 
 /// One forward of the whole network, with what it keeps for the way back. Dropped with candle's graph.
 struct Operation {
     core: Arc<Core>,
     mode: Mode,
-    stats: Vec<Vec<f32>>,
+    stats: Vec<f32>,
     batch: usize,
     /// Whether theta and the input are tracked.
     tracked: [bool; 2],

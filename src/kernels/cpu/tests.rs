@@ -71,6 +71,29 @@ fn convolve(conv: &Conv, batch: usize, data: [&[f32]; 4], [reads, makes]: [bool;
     [y.numbers(), below.numbers(), of_theta]
 }
 
+/// A network's count of multiply-adds, by what the loops go over.
+#[test]
+fn multiply_adds_are_what_the_loops_go_over() {
+    let program = program();
+    let products = program.layers.iter().zip(&program.shapes[1..]).map(|(layer, to)| {
+        let from = program.shapes[layer.from];
+        let of = |window, transposed| {
+            let geometry = Geometry { output: [to[1], to[2]], input: [from[1], from[2]], window, transposed };
+            geometry.products() * from[0] * to[0]
+        };
+        match layer.op {
+            Op::Conv { window, .. } => of(window, false),
+            Op::ConvTranspose { window, .. } => of(window, true),
+            Op::Linear { out, .. } => from.iter().product::<usize>() * out,
+            _ => 0,
+        }
+    });
+    let products: Vec<usize> = products.collect();
+    assert_eq!(products.iter().filter(|&&count| count > 0).count(), 5);
+    let all: usize = products.iter().sum();
+    assert_eq!(program.multiply_adds(), [all, 2 * all - products[0]]);
+}
+
 #[test]
 fn every_way_of_convolving_is_the_plain_sum() {
     let cases = [
@@ -266,9 +289,8 @@ fn images_go_through_in_parts_with_the_same_bits() {
         let network = Cpu::new(program.clone());
         let theta = Tensor::from_vec(normal(program.len(), 1, 0.1), program.len(), device).unwrap();
         let x = Tensor::from_vec(normal(37 * 3 * 99, 2, 1.0), (37, 3, 11, 9), device).unwrap();
-        let set = |norm: &crate::kernels::Norm| Tensor::ones((2, norm.channels), DType::F32, device).unwrap();
-        let stats: Vec<Tensor> = program.norms.iter().map(set).collect();
-        let mode = Mode { batch: vec![false; stats.len()], branch: 0, rng: None, taps: vec![1, 3] };
+        let stats = Tensor::ones(program.all_statistics(), DType::F32, device).unwrap();
+        let mode = Mode { batch: vec![false; program.norms.len()], branch: 0, rng: None, taps: vec![1, 3] };
         let sink = Arc::new(Sink::default());
         assert!(network.core.images().is_none_or(|images| images > 37), "the whole goes in one");
         let whole = network.forward(std::slice::from_ref(&theta), &stats, &x, &mode, &sink).unwrap();

@@ -61,8 +61,8 @@ pub(super) struct Made {
 pub(super) struct Forth<'a> {
     pub(super) core: &'a Core,
     pub(super) mode: &'a Mode,
-    /// Mean and variance, 2 x channels.
-    pub(super) stats: &'a [Tensor],
+    /// All statistics of batch norms.
+    pub(super) stats: &'a Tensor,
     pub(super) batch: usize,
     /// Where the parameters lie.
     pub(super) theta: u64,
@@ -215,8 +215,8 @@ impl Forth<'_> {
             }
             Mean::Batch(seen)
         } else {
-            let running = &self.stats[norm * program.branches + self.mode.branch];
-            Mean::Running(machine.place(running)?, running.clone())
+            let start = program.statistics(norm, self.mode.branch).start;
+            Mean::Running(machine.place(self.stats)? + 4 * start as u64, self.stats.clone())
         };
         let seen = mean.at();
         let [weight, bias] = [first, first + 1].map(|parameter| Arg::At(core.parameter(self.theta, parameter)));

@@ -116,16 +116,11 @@ impl Cuda {
         taps.into_iter().zip(&mode.taps).map(tensor).collect()
     }
 
-    fn moments(&self, forth: &Forth, moments: Option<Memory>) -> Result<Vec<Moments>> {
-        let Some(moments) = moments else { return Ok(Vec::new()) };
-        let moments = self.core.machine.tensor(moments, &[forth.told()])?;
-        let mut start = 0;
-        let part = |(norm, channels): (usize, usize)| {
-            let values = moments.narrow(0, start, 2 * channels)?.reshape((2, channels))?;
-            start += 2 * channels;
-            Ok(Moments { norm, branch: forth.mode.branch, values })
-        };
-        forth.watched().map(part).collect()
+    fn moments(&self, forth: &Forth, moments: Option<Memory>) -> Result<Option<Moments>> {
+        let Some(moments) = moments else { return Ok(None) };
+        let values = self.core.machine.tensor(moments, &[forth.told()])?;
+        let norms = forth.watched().map(|(norm, _)| norm).collect();
+        Ok(Some(Moments { norms, branch: forth.mode.branch, values }))
     }
 }
 
@@ -138,7 +133,7 @@ impl Network for Cuda {
         false
     }
 
-    fn forward(&self, theta: &[Tensor], stats: &[Tensor], x: &Tensor, mode: &Mode, sink: &Arc<Sink>) -> Result<Done> {
+    fn forward(&self, theta: &[Tensor], stats: &Tensor, x: &Tensor, mode: &Mode, sink: &Arc<Sink>) -> Result<Done> {
         let Core { program, machine, .. } = &*self.core;
         let batch = check(program, stats, x, mode)?;
         let theta = match theta {
@@ -146,7 +141,7 @@ impl Network for Cuda {
             _ => return Err(Error::invalid("the parameters do not belong to this network")),
         };
         let x = x.contiguous()?;
-        let stats: Vec<Tensor> = stats.iter().map(|set| Ok(set.contiguous()?)).collect::<Result<_>>()?;
+        let stats = stats.contiguous()?;
         let tracked = [theta.track_op(), x.track_op()];
         let forth = Forth { core: &self.core, mode, stats: &stats, batch, theta: machine.place(&theta)? };
         let x_at = machine.place(&x)?;

@@ -47,7 +47,7 @@ pub(super) struct Recording {
     core: Core,
     mode: Mode,
     /// Running statistics, copied here where the pass reads them.
-    stats: Vec<Tensor>,
+    stats: Tensor,
     shelf: Arc<Shelf>,
     x: Memory,
     forth: Box<dyn Replay>,
@@ -68,11 +68,13 @@ struct Taken {
 impl Recording {
     /// Of a pass that begins with the input at `x`. An error where there is no memory for it, or where the device does not
     /// take it down.
-    fn new(core: &Core, key: Key, mode: &Mode, given: &[Tensor], x: u64) -> Result<Self> {
+    fn new(core: &Core, key: Key, mode: &Mode, given: &Tensor, x: u64) -> Result<Self> {
         let shelf = Shelf::new(core.machine.clone());
         let core = Core { machine: shelf.clone(), ..core.clone() };
-        let fresh = |set: &Tensor| shelf.machine.tensor(shelf.machine.lend(4 * set.elem_count())?, set.dims());
-        let stats = given.iter().map(fresh).collect::<Result<Vec<_>>>()?;
+        let stats = match given.elem_count() {
+            0 => given.clone(),
+            count => shelf.machine.tensor(shelf.machine.lend(4 * count)?, given.dims())?,
+        };
         let own = shelf.lend(4 * core.len(0, key.batch))?;
         into(&core, &key, [given, &stats], [x, own.at])?;
         let forth = || Forth { core: &core, mode, stats: &stats, batch: key.batch, theta: key.theta };
@@ -84,7 +86,7 @@ impl Recording {
     }
 
     /// The pass for the input at that address and those statistics.
-    pub(super) fn forth(&self, x: u64, stats: &[Tensor]) -> Result<Made> {
+    pub(super) fn forth(&self, x: u64, stats: &Tensor) -> Result<Made> {
         let (core, &Key { batch, theta, .. }) = (&self.core, &self.key);
         into(core, &self.key, [stats, &self.stats], [x, self.x.at])?;
         self.forth.replay()?;
@@ -159,14 +161,12 @@ impl Recording {
 }
 
 /// Copies what a pass reads, beside theta, to where it reads it.
-fn into(core: &Core, key: &Key, [given, stats]: [&[Tensor]; 2], [x, own]: [u64; 2]) -> Result<()> {
+fn into(core: &Core, key: &Key, [given, stats]: [&Tensor; 2], [x, own]: [u64; 2]) -> Result<()> {
     core.machine.copy(x, own, 4 * core.len(0, key.batch))?;
-    for norm in (0..key.by_batch.len()).filter(|&norm| !key.by_batch[norm]) {
-        let set = norm * core.program.branches + key.branch;
-        let (from, to) = (core.machine.place(&given[set])?, core.machine.place(&stats[set])?);
-        core.machine.copy(from, to, 4 * given[set].elem_count())?;
+    if key.by_batch.iter().all(|by_batch| *by_batch) {
+        return Ok(());
     }
-    Ok(())
+    core.machine.copy(core.machine.place(given)?, core.machine.place(stats)?, 4 * given.elem_count())
 }
 
 /// A pass as something to replay, and what it left: places in memory, which hold nothing yet.

@@ -71,7 +71,6 @@ fn trained(network: &Cuda, program: &Program, sizes: &[usize]) -> Vec<Vec<f64>> 
     let device = &Device::Cpu;
     let theta = Tensor::from_vec(normal(program.len(), 1, 0.1), program.len(), device).unwrap();
     let theta = candle_core::Var::from_tensor(&theta).unwrap();
-    let channels = program.norms[0].channels;
     let rest: usize = program.input.iter().product();
     let x = |batch: usize, seed: u64| {
         let [c, h, w] = program.input;
@@ -82,7 +81,8 @@ fn trained(network: &Cuda, program: &Program, sizes: &[usize]) -> Vec<Vec<f64>> 
     let mut all = Vec::new();
     for (turn, &batch) in sizes.iter().enumerate() {
         let sink = Arc::new(Sink::default());
-        let stats = vec![(Tensor::ones((2, channels), DType::F32, device).unwrap() * (1.0 + turn as f64)).unwrap(); 2];
+        let stats = Tensor::ones(program.all_statistics(), DType::F32, device).unwrap();
+        let stats = (stats * (1.0 + turn as f64)).unwrap();
         let pieces = [theta.as_tensor().clone()];
         // both are alive until the way back
         let [one, two] = [0, 1].map(|part| {
@@ -93,7 +93,7 @@ fn trained(network: &Cuda, program: &Program, sizes: &[usize]) -> Vec<Vec<f64>> 
         sink.open();
         let gradient = loss.backward().unwrap().get(theta.as_tensor()).unwrap().clone();
         sink.close();
-        let told = [one.logits, two.logits, one.taps[0].clone(), two.moments[1].values.clone(), gradient.clone()];
+        let told = [one.logits, two.logits, one.taps[0].clone(), two.moments.unwrap().values, gradient.clone()];
         all.extend(told.iter().map(numbers));
         theta.set(&(theta.as_tensor() - (gradient * 0.001).unwrap()).unwrap().detach()).unwrap();
         sink.theta_changed();

@@ -1,6 +1,7 @@
 //! Weights by torchvision's names: in, out, and fresh again.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
@@ -14,23 +15,23 @@ use crate::nn::init;
 use crate::rng::Rng;
 
 /// Running mean 0, variance 1.
-fn fresh(channels: usize, dtype: DType, device: &Device) -> Result<Tensor> {
-    let (mean, variance) = (Tensor::zeros(channels, dtype, device)?, Tensor::ones(channels, dtype, device)?);
-    Ok(Tensor::stack(&[mean, variance], 0)?)
+pub(super) fn fresh_stats(program: &Program) -> Vec<f32> {
+    buffers(program).iter().flat_map(|(name, range)| vec![fresh(name); range.len()]).collect()
 }
 
-pub(super) fn fresh_stats(program: &Program, device: &Device) -> Result<Vec<Tensor>> {
-    let sets = program.norms.iter().flat_map(|norm| std::iter::repeat_n(norm, program.branches));
-    sets.map(|norm| fresh(norm.channels, DType::F32, device)).collect()
+fn fresh(buffer: &str) -> f32 {
+    if buffer.ends_with("var") { 1.0 } else { 0.0 }
 }
 
-const BUFFERS: [&str; 2] = ["running_mean", "running_var"];
-
-/// Names of the statistics, a pair for each batch norm and branch.
-fn buffers(program: &Program) -> Vec<(String, usize)> {
-    let on =
-        |norm: &crate::kernels::Norm| (0..program.branches).map(|b| (norm.on(b), norm.channels)).collect::<Vec<_>>();
-    program.norms.iter().flat_map(on).collect()
+/// Names of the statistics, and where they lie, in that order.
+fn buffers(program: &Program) -> Vec<(String, Range<usize>)> {
+    let both = |norm: usize, branch: usize| {
+        let (name, range) = (program.norms[norm].on(branch), program.statistics(norm, branch));
+        let middle = range.start + range.len() / 2;
+        [(format!("{name}.running_mean"), range.start..middle), (format!("{name}.running_var"), middle..range.end)]
+    };
+    let norms = 0..program.norms.len();
+    (0..program.branches).flat_map(|branch| norms.clone().flat_map(move |norm| both(norm, branch))).collect()
 }
 
 impl Model {
@@ -56,13 +57,9 @@ impl Model {
         for parameter in &program.parameters {
             theta.extend(values(parameter.name.clone(), &parameter.shape)?);
         }
-        let mut sets = Vec::new();
-        for (name, channels) in buffers(&program) {
-            let mut set = Vec::new();
-            for buffer in BUFFERS {
-                set.extend(values(format!("{name}.{buffer}"), &[channels])?);
-            }
-            sets.push((set, channels));
+        let mut stats = Vec::new();
+        for (name, range) in buffers(&program) {
+            stats.extend(values(name, &[range.len()])?);
         }
         let extra: Vec<&String> =
             tensors.keys().filter(|name| !used.contains(*name) && !name.ends_with("num_batches_tracked")).collect();
@@ -78,10 +75,6 @@ impl Model {
             let tail = if more > 0 { format!("; and {more} more") } else { String::new() };
             return Err(Error::invalid(format!("the weights do not fit `{}`: {}{tail}", arch.name, wrong.join("; "))));
         }
-        let stats = sets
-            .into_iter()
-            .map(|(set, channels)| Ok(Tensor::from_vec(set, (2, channels), device)?))
-            .collect::<Result<_>>()?;
         Self::assemble(arch, program, theta, stats, device)
     }
 
@@ -93,50 +86,39 @@ impl Model {
             let part = theta.narrow(0, span.range.start, span.range.len())?.force_contiguous()?;
             named.insert(span.name.clone(), part.reshape(span.shape.as_slice())?);
         }
-        for ((name, _), set) in buffers(&self.program).into_iter().zip(&self.stats) {
-            for (row, buffer) in BUFFERS.into_iter().enumerate() {
-                named.insert(format!("{name}.{buffer}"), set.to_device(&Device::Cpu)?.get(row)?.force_contiguous()?);
-            }
+        let stats = self.stats.to_device(&Device::Cpu)?;
+        for (name, range) in buffers(&self.program) {
+            named.insert(name, stats.narrow(0, range.start, range.len())?.force_contiguous()?);
         }
         Ok(named)
     }
 
     /// The first statistic of those that is no finite number, by its name.
     pub fn odd_statistic(&self, Running(stats): &Running) -> Result<Option<(String, f64)>> {
-        let odd = |values: &Tensor| -> Result<Option<f32>> {
-            let values = values.flatten_all()?.to_dtype(DType::F32)?.to_vec1::<f32>()?;
-            Ok(values.into_iter().find(|value| !value.is_finite()))
-        };
-        let flat = stats.iter().map(|set| Ok(set.flatten_all()?)).collect::<Result<Vec<_>>>()?;
-        if flat.is_empty() || odd(&Tensor::cat(&flat, 0)?)?.is_none() {
+        let stats = stats.to_dtype(DType::F32)?.to_vec1::<f32>()?;
+        if stats.iter().all(|value| value.is_finite()) {
             return Ok(None);
         }
-        let mut found = BTreeMap::new();
-        for ((name, _), set) in buffers(&self.program).into_iter().zip(stats) {
-            for (row, buffer) in BUFFERS.into_iter().enumerate() {
-                let value = odd(&set.get(row)?)?;
-                found.extend(value.map(|value| (format!("{name}.{buffer}"), f64::from(value))));
-            }
-        }
-        Ok(found.pop_first())
+        let odd = |(name, range): (String, Range<usize>)| {
+            let value = stats[range].iter().find(|value| !value.is_finite())?;
+            Some((name, f64::from(*value)))
+        };
+        Ok(buffers(&self.program).into_iter().filter_map(odd).min_by(|a, b| a.0.cmp(&b.0)))
     }
 
     /// Running statistics by name, for checkpoints; other names are passed over.
     pub fn set_running(&mut self, tensors: &BTreeMap<String, Tensor>) -> Result<()> {
-        for ((name, channels), set) in buffers(&self.program).into_iter().zip(&mut self.stats) {
-            let mut rows = Vec::new();
-            for buffer in BUFFERS {
-                let name = format!("{name}.{buffer}");
-                let value = tensors.get(&name).ok_or_else(|| Error::invalid(format!("no statistics `{name}`")))?;
-                if value.dims() != [channels] {
-                    return Err(Error::invalid(format!(
-                        "`{name}` has the shape {:?}, expected [{channels}]",
-                        value.dims()
-                    )));
-                }
-                rows.push(value.to_device(&self.device)?.to_dtype(self.dtype)?);
+        let mut parts = Vec::new();
+        for (name, range) in buffers(&self.program) {
+            let value = tensors.get(&name).ok_or_else(|| Error::invalid(format!("no statistics `{name}`")))?;
+            if value.dims() != [range.len()] {
+                let (found, wanted) = (value.dims(), range.len());
+                return Err(Error::invalid(format!("`{name}` has the shape {found:?}, expected [{wanted}]")));
             }
-            *set = Tensor::stack(&rows, 0)?;
+            parts.push(value.to_device(&self.device)?.to_dtype(self.dtype)?);
+        }
+        if !parts.is_empty() {
+            self.stats = Tensor::cat(&parts, 0)?;
         }
         Ok(())
     }
@@ -155,11 +137,11 @@ impl Model {
             });
         }
         self.set_theta_tensor(&Tensor::cat(&parts, 0)?)?;
-        for ((name, channels), set) in buffers(&self.program).into_iter().zip(&mut self.stats) {
-            if begins(&format!("{name}.{}", BUFFERS[0]), prefixes) {
-                *set = fresh(channels, self.dtype, &self.device)?;
-            }
+        let mut stats = self.stats.to_dtype(DType::F64)?.to_vec1::<f64>()?;
+        for (name, range) in buffers(&self.program).into_iter().filter(|(name, _)| begins(name, prefixes)) {
+            stats[range].fill(f64::from(fresh(&name)));
         }
-        Ok(())
+        let stats = Tensor::from_vec(stats, self.stats.elem_count(), &Device::Cpu)?;
+        self.set_stats(&stats)
     }
 }

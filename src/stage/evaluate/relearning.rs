@@ -4,7 +4,7 @@ use candle_core::Device;
 
 use super::look::{Tell, logits};
 use crate::data::Split;
-use crate::error::Result;
+use crate::error::{Result, finite};
 use crate::metric::Answers;
 use crate::metric::relearn::{BATCH, Course, MOMENTUM, RATE, WATCHED};
 use crate::nn::loss::cross_entropy;
@@ -32,6 +32,9 @@ pub(super) fn relearn(
     let mut look = |copy: &Model| -> Result<f64> {
         let mut quiet = |_: usize| tell(0);
         let logits = logits(copy, images, &images.train, &watched, &mut quiet)?;
+        if finite(&logits, "the logits").is_err() {
+            return Ok(f64::NAN);
+        }
         let losses = Answers::new(&logits, labels.clone(), images.classes.len()).losses();
         Ok(losses.iter().sum::<f64>() / losses.len() as f64)
     };
