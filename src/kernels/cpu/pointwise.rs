@@ -1,6 +1,8 @@
 //! The small layers: activations, pooling, layout. Values lie as height x width x batch x channels. Share of the bound, which is
 //! memory's (docs/kernels.md): activations 0.6 to 2, means 0.4 to 0.9, max-pooling 0.1 to 0.6, of which a network has one.
 
+#![expect(clippy::inline_always, reason = "parts of loops that are compiled for several vector widths")]
+
 use std::sync::{Mutex, PoisonError};
 
 use super::number::{Number, convert};
@@ -20,7 +22,7 @@ impl Activation {
             // SAFETY: each task has its own chunk.
             let (x, y) = (&x[range.clone()], unsafe { shared.part(range.start, range.len()) });
             match self {
-                Activation::Leaky(slope) => map(x, y, |x| if x > 0.0 { x } else { slope * x }),
+                Activation::Leaky(slope) => leaky(x, y, slope),
                 Activation::Sigmoid => map(x, y, |x| 1.0 / (1.0 + (-x).exp())),
                 Activation::Tanh => map(x, y, f32::tanh),
             }
@@ -35,11 +37,28 @@ impl Activation {
             // SAFETY: each task has its own chunk.
             let (y, g) = (&y[range.clone()], unsafe { shared.part(range.start, range.len()) });
             match self {
-                Activation::Leaky(slope) => times(y, g, |y| if y > 0.0 { 1.0 } else { slope }),
+                Activation::Leaky(slope) => leaky_back(y, g, slope),
                 Activation::Sigmoid => times(y, g, |y| y * (1.0 - y)),
                 Activation::Tanh => times(y, g, |y| 1.0 - y * y),
             }
         });
+    }
+}
+
+wide! {
+    fn leaky<N: Number>(x: &[N], y: &mut [N], slope: f32) {
+        for (x, y) in x.iter().zip(y) {
+            let x = x.wide();
+            *y = N::nearest(if x > 0.0 { x } else { slope * x });
+        }
+    }
+}
+
+wide! {
+    fn leaky_back<N: Number>(y: &[N], gradient: &mut [N], slope: f32) {
+        for (y, g) in y.iter().zip(gradient) {
+            *g = N::nearest(g.wide() * if y.wide() > 0.0 { 1.0 } else { slope });
+        }
     }
 }
 
@@ -81,23 +100,79 @@ wide! {
     }
 }
 
+/// Values that are gathered at a time, in registers.
+const LANES: usize = 32;
+
 wide! {
-    fn larger<N: Number>(best: &mut [N], choice: &mut [u8], x: &[N], place: u8) {
-        for ((best, choice), &x) in best.iter_mut().zip(choice).zip(x) {
-            // strictly greater: of equal values the first keeps the gradient
-            if x.wide() > best.wide() {
-                *best = x;
-                *choice = place;
-            }
+    /// The largest of what some pixels hold, value by value, and its place in the window. `seen`: places, and where the pixels begin.
+    fn largest<N: Number>(x: &[N], seen: &[(u8, usize)], y: &mut [N], choice: &mut [u8]) {
+        let whole = y.len() / LANES * LANES;
+        for start in (0..whole).step_by(LANES) {
+            largest_of::<N, LANES>(x, seen, start, y, choice);
+        }
+        for start in whole..y.len() {
+            largest_of::<N, 1>(x, seen, start, y, choice);
         }
     }
 }
 
-wide! {
-    fn chosen<N: Number>(to: &mut [f32], from: &[N], choice: &[u8], place: u8) {
-        for ((to, from), choice) in to.iter_mut().zip(from).zip(choice) {
-            *to += if *choice == place { from.wide() } else { 0.0 };
+#[inline(always)]
+fn largest_of<N: Number, const COUNT: usize>(
+    x: &[N],
+    seen: &[(u8, usize)],
+    start: usize,
+    y: &mut [N],
+    choice: &mut [u8],
+) {
+    let (mut best, mut places) = ([f32::NEG_INFINITY; COUNT], [0_u32; COUNT]);
+    for &(place, from) in seen {
+        let x = &x[from + start..][..COUNT];
+        for lane in 0..COUNT {
+            let x = x[lane].wide();
+            // strictly greater: of equal values the first keeps the gradient
+            let larger = x > best[lane];
+            best[lane] = if larger { x } else { best[lane] };
+            places[lane] = if larger { u32::from(place) } else { places[lane] };
         }
+    }
+    let (y, choice) = (&mut y[start..][..COUNT], &mut choice[start..][..COUNT]);
+    for lane in 0..COUNT {
+        y[lane] = N::nearest(best[lane]);
+        choice[lane] = places[lane] as u8;
+    }
+}
+
+wide! {
+    /// The gradients of those outputs that chose this pixel. `seers`: places, and where the outputs begin.
+    fn chosen<N: Number>(gradient: &[N], choice: &[u8], seers: &[(u8, usize)], below: &mut [N]) {
+        let whole = below.len() / LANES * LANES;
+        for start in (0..whole).step_by(LANES) {
+            chosen_of::<N, LANES>(gradient, choice, seers, start, below);
+        }
+        for start in whole..below.len() {
+            chosen_of::<N, 1>(gradient, choice, seers, start, below);
+        }
+    }
+}
+
+#[inline(always)]
+fn chosen_of<N: Number, const COUNT: usize>(
+    gradient: &[N],
+    choice: &[u8],
+    seers: &[(u8, usize)],
+    start: usize,
+    below: &mut [N],
+) {
+    let mut sums = [0.0_f32; COUNT];
+    for &(place, from) in seers {
+        let (gradient, choice) = (&gradient[from + start..][..COUNT], &choice[from + start..][..COUNT]);
+        for lane in 0..COUNT {
+            let value = gradient[lane].wide();
+            sums[lane] += if choice[lane] == place { value } else { 0.0 };
+        }
+    }
+    for (below, sum) in below[start..][..COUNT].iter_mut().zip(sums) {
+        *below = N::nearest(sum);
     }
 }
 
@@ -146,22 +221,15 @@ impl Slide {
         let choices: Vec<Mutex<&mut [u8]>> = choice.chunks_exact_mut(depth).map(Mutex::new).collect();
         self.pixels(y, depth, |pixel, y| {
             let mut choice = choices[pixel].lock().unwrap_or_else(PoisonError::into_inner);
-            y.fill(N::nearest(f32::NEG_INFINITY));
-            choice.fill(0);
-            for (place, from) in self.seen(pixel) {
-                larger(y, &mut choice, &x[from * depth..][..depth], place);
-            }
+            let seen: Vec<(u8, usize)> = self.seen(pixel).map(|(place, from)| (place, from * depth)).collect();
+            largest(x, &seen, y, &mut choice);
         });
     }
 
     pub(super) fn max_back<N: Number>(&self, gradient: &[N], choice: &[u8], depth: usize, below: &mut [N]) {
         self.pixels(below, depth, |pixel, below| {
-            N::fill(below, |below| {
-                below.fill(0.0);
-                for (place, from) in self.seers(pixel) {
-                    chosen(below, &gradient[from * depth..][..depth], &choice[from * depth..][..depth], place);
-                }
-            });
+            let seers: Vec<(u8, usize)> = self.seers(pixel).map(|(place, from)| (place, from * depth)).collect();
+            chosen(gradient, choice, &seers, below);
         });
     }
 
