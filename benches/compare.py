@@ -140,7 +140,8 @@ def shown(record):
             low, high = min(side["ratios"]), max(side["ratios"])
             ratio = f"{side['ratio']:.2f} ({low:.2f} to {high:.2f})"
             cells += [f"{side['images_per_second']:.1f}", side["mode"], ratio]
-    cells.append(", ".join(f"{record[precision]['gflops'] or 0:.0f}" for precision in PRECISIONS))
+    counts = [record[precision]["gflops"] for precision in PRECISIONS]
+    cells.append(", ".join(f"{count:.0f}" if count else "-" for count in counts))
     cells.append(", ".join(mega(record[precision]) for precision in PRECISIONS))
     if "best" in record:
         cells.append(f"{mega(record['best_f32'])}, {mega(record['best'])}")

@@ -277,7 +277,7 @@ fn what_a_parquet_file_claims_is_looked_at_before_it_is_read() {
         let path = corpus.join(name);
         (form("svhn", "parquet").load)(&[path.clone(), path], &never)
     };
-    for (name, rows) in [("plain", 2), ("snappy", 1), ("dictionary", 1), ("jpeg", 1)] {
+    for (name, rows) in [("plain", 2), ("snappy", 1), ("dictionary", 1), ("jpeg", 1), ("other-width", 2)] {
         assert_eq!(load(name).unwrap().train.len(), rows, "{name}");
     }
     for (name, words) in [
@@ -287,6 +287,8 @@ fn what_a_parquet_file_claims_is_looked_at_before_it_is_read() {
         ("deep", "6002 columns, expected at most 200"),
         ("many-children", "says that 671088637 are parts of it"),
         ("shared-pages", "its columns lie on each other"),
+        // Of which the reader takes the lower half.
+        ("too-wide", "a field has the number 4294967297, too large for it"),
         // The reader takes this flag for a number, and two billion empty values, which hold nothing here, for a list.
         ("flag-for-number", "a field has the kind 1, expected 5"),
     ] {

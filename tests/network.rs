@@ -256,6 +256,26 @@ fn parameter_counts_are_those_of_the_model_files() {
     }
 }
 
+/// Forward, and all gradients but that of the images.
+#[test]
+fn multiply_adds_are_counted() {
+    let mlp = Arch::new(&json!({"name": "mlp", "hidden": [12]}), 10, [1, 8, 8], &[0.0], &[1.0]).unwrap();
+    assert_eq!(mlp.multiply_adds(), [64 * 12 + 12 * 10, 64 * 12 + 2 * 12 * 10]);
+    // Along a side of n, windows of three places see 3 n - 2 pixels at stride 1, and 3 n / 2 - 1 at stride 2.
+    let at_one = |n: usize, inputs: usize, outputs: usize| (3 * n - 2).pow(2) * inputs * outputs;
+    let (mut all, first) = (0, at_one(32, 3, 64));
+    for (n, channels) in [(32, 64), (16, 128), (8, 256), (4, 512)] {
+        all += 3 * at_one(n, channels, channels);
+        all += match n {
+            32 => at_one(n, 64, 64) + first,
+            _ => (3 * n - 1).pow(2) * channels / 2 * channels + n * n * channels / 2 * channels,
+        };
+    }
+    all += 512 * 10;
+    let resnet = Arch::new(&json!({"name": "resnet18"}), 10, [3, 32, 32], &[0.0; 3], &[1.0; 3]).unwrap();
+    assert_eq!(resnet.multiply_adds(), [all, 2 * all - first]);
+}
+
 #[test]
 fn settings_reach_the_network() {
     let settings = json!({"name": "resnet18", "stem": "imagenet", "width": 4});

@@ -84,7 +84,7 @@ impl<R: Read> Thrift<R> {
 
     fn pass(&mut self, count: u64) -> Fragment<()> {
         let passed = std::io::copy(&mut (&mut self.reader).take(count), &mut std::io::sink());
-        self.used += count;
+        self.used = self.used.saturating_add(count);
         if passed.is_ok_and(|passed| passed == count) { Ok(()) } else { Err("it is cut short".to_owned()) }
     }
 
@@ -140,13 +140,16 @@ impl<R: Read> Thrift<R> {
     ) -> Fragment<()> {
         match shape {
             Shape::Flag => Ok(()),
-            Shape::Number(_) => see(path, self.signed()?),
+            Shape::Number(_) => match self.signed()? {
+                number if shape.holds(number) => see(path, number),
+                number => Err(format!("a field has the number {number}, too large for it")),
+            },
             Shape::Plain(kind) => self.skip(*kind, 1),
             Shape::List(of) => {
                 let (count, kind) = self.list()?;
                 see(path, i64::try_from(count).unwrap_or(i64::MAX))?;
-                if count > 0 {
-                    of.takes(kind)?;
+                if count > 0 && kind != of.kind() {
+                    return Err(format!("a list has items of the kind {kind}, expected {}", of.kind()));
                 }
                 (0..count).try_for_each(|_| self.walk(of, path, see))
             }

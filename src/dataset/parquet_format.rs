@@ -8,7 +8,7 @@ pub(super) type Fragment<T> = Result<T, String>;
 pub(super) enum Shape {
     /// Its value is its kind: 1 or 2.
     Flag,
-    /// A whole number of the kind I16, I32 or I64, with a sign.
+    /// A whole number of the kind I16, I32 or I64, with a sign; all are written alike.
     Number(u8),
     /// Of another kind without parts.
     Plain(u8),
@@ -139,15 +139,31 @@ static DATA2: Shape =
     Struct(&[(1, &INT), (2, &INT), (3, &INT), (4, &INT), (5, &INT), (6, &INT), (7, &Flag), (8, &STATISTICS)]);
 
 impl Shape {
-    /// Whether a field, or a list's items, of that kind are so.
+    /// Whether a field of that kind is so. The reader takes numbers of any width.
     pub(super) fn takes(&self, kind: u8) -> Fragment<()> {
-        let wanted = match self {
-            Flag if kind == 2 => 2,
+        match (self, kind) {
+            (Flag, 1 | 2) | (Number(_), I16..=I64) => Ok(()),
+            _ if kind == self.kind() => Ok(()),
+            _ => Err(format!("a field has the kind {kind}, expected {}", self.kind())),
+        }
+    }
+
+    /// The kind that a list of such says it has.
+    pub(super) fn kind(&self) -> u8 {
+        match self {
             Flag => 1,
             Number(kind) | Plain(kind) => *kind,
             List(_) => LIST,
             Struct(_) => STRUCT,
-        };
-        if kind == wanted { Ok(()) } else { Err(format!("a field has the kind {kind}, expected {wanted}")) }
+        }
+    }
+
+    /// Whether the reader does not cut a number.
+    pub(super) fn holds(&self, number: i64) -> bool {
+        match self {
+            Number(I16) => i16::try_from(number).is_ok(),
+            Number(I32) => i32::try_from(number).is_ok(),
+            _ => true,
+        }
     }
 }

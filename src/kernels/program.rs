@@ -195,7 +195,9 @@ impl Program {
                 _ => 0,
             };
             // nobody asks for the gradient of the images
-            let back = if layer.from == 0 { 1 } else { 2 };
+            let of_images =
+                layer.from == 0 || matches!(self.layers[layer.from - 1], Layer { op: Op::Flatten, from: 0, .. });
+            let back = if of_images { 1 } else { 2 };
             both = [both[0] + products, both[1] + back * products];
         }
         both

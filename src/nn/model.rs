@@ -213,6 +213,9 @@ impl Model {
                 _ => runs.push(range),
             }
         }
+        if runs.iter().map(Range::len).sum::<usize>() != values.elem_count() {
+            return Err(other());
+        }
         let (mut parts, mut at, mut from) = (Vec::new(), 0, 0);
         for run in runs {
             let (old, seen) = (self.stats.narrow(0, run.start, run.len())?, values.narrow(0, from, run.len())?);

@@ -99,20 +99,20 @@ impl Stage for Evaluate {
             context.desk.progress(Progress { done: done.min(total), total, loss: None, images: done });
             context.desk.halt()
         };
-        let mut ask = |model: &Model, part: &Part, indices: &[u32]| -> Result<(Answers, Vec<f32>)> {
+        let mut ask = |whose: &str, model: &Model, part: &Part, indices: &[u32]| -> Result<(Answers, Vec<f32>)> {
             let logits = logits(model, images, part, indices, &mut tell)?;
-            finite(&logits, "the logits")?;
+            finite(&logits, &format!("{whose} logits"))?;
             let labels = indices.iter().map(|&index| part.labels[index as usize]).collect();
             Ok((Answers::new(&logits, labels, images.classes.len()), logits))
         };
         let (mut tensors, mut answers, mut theirs) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
         for (name, part, indices) in &parts {
-            let (own, logits) = ask(&model, part, indices)?;
+            let (own, logits) = ask("the model's", &model, part, indices)?;
             answers.insert(*name, own);
             let shape = (indices.len(), images.classes.len());
             tensors.insert(format!("logits.{name}"), Tensor::from_vec(logits, shape, &Device::Cpu)?);
             if let Some(reference) = &reference {
-                theirs.insert(*name, ask(reference, part, indices)?.0);
+                theirs.insert(*name, ask("the reference's", reference, part, indices)?.0);
             } else if itself {
                 theirs.insert(*name, answers[name].clone());
             }
@@ -120,7 +120,7 @@ impl Stage for Evaluate {
         let rng = Rng::new(self.seed).fork("evaluate");
         let random = if needs(Need::Random) {
             let random = Model::init(model.arch(), &rng.fork("random network"), context.device)?;
-            Some(ask(&random, &images.train, &split.forget)?.0)
+            Some(ask("a random network's", &random, &images.train, &split.forget)?.0)
         } else {
             None
         };
