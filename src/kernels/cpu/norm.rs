@@ -1,6 +1,6 @@
 //! Batch norm with what follows it, a residual and a leaky or plain ReLU, in one: two passes over memory forward, two
 //! back. Sums go over chunks of fixed size and are combined in a fixed order (Chan, Golub and LeVeque 1983). Share of the
-//! bound, which is memory's (docs/kernels.md): at least 0.9 but for the moments, 0.4 to 1.3; more than 1 out of a cache.
+//! bound, which is memory's (docs/kernels.md): at least 1.2 but for the moments, 0.4 to 1.1; more than 1 out of a cache.
 
 use std::ops::Range;
 

@@ -2,7 +2,7 @@
 //! window and all channels are one sum that never leaves the registers.
 //!
 //! Values lie as height x width x batch x channels, so the left factor of a pixel's sum is sixteen images by some channels as
-//! it lies in memory.
+//! it lies in memory. Share of the bound (docs/kernels.md): 1.04 forward, 0.96 back; a third to a half with 3 or 16 channels.
 
 use std::ops::{Deref, Range};
 use std::sync::Arc;
