@@ -23,7 +23,7 @@ use super::parallel::{Shared, each};
 use super::product::{DEPTH, Fold, Start, TASKS};
 use super::simd::{Level, Strided};
 use super::transform::{PAIRS, Transforms};
-use super::weights::{Panel, Weights, channels, panels, strips};
+use super::weights::{BLOCK, Panel, Weights, channels, gather, panels, strips};
 
 /// Outputs along one side of a tile, and the inputs they see.
 const SIDE: usize = 4;
@@ -117,8 +117,9 @@ impl Tiling {
     /// G g G', in the order it is read: pair, panel, place, input channel, output channel.
     pub(super) fn pack(&self, theta: &[f32], pool: &Arc<Pool>) -> Buffer {
         /// Input channels of one task.
-        const CHUNK: usize = 16;
-        let Self { level, weights: Weights { inputs, outputs, input_step, output_step, .. }, .. } = *self;
+        const CHUNK: usize = BLOCK;
+        let Self { level, weights, .. } = *self;
+        let Weights { inputs, outputs, .. } = weights;
         let panels = panels(level, outputs);
         let transforms = Transforms::at(level);
         let pair: usize = panels.iter().map(|panel| PLACES * place(inputs, panel.vectors * level.lanes())).sum();
@@ -129,15 +130,20 @@ impl Tiling {
             let (panel, chunk) = (panels[task / chunks], task % chunks * CHUNK);
             let wide = panel.vectors * level.lanes();
             let mine = chunk..(chunk + CHUNK).min(inputs);
-            scratch(9 * CHUNK * wide, |windows| {
-                windows.fill(0.0);
-                for n in 0..panel.width {
-                    for (k, input) in mine.clone().enumerate() {
-                        let at = input * input_step + (panel.start + n) * output_step;
-                        for (place, &weight) in theta[at..at + 9].iter().enumerate() {
-                            let place = if self.turned { 8 - place } else { place };
-                            windows[(k * 9 + place) * wide + n] = weight;
-                        }
+            scratch(9 * CHUNK * (wide + BLOCK), |space| {
+                let (windows, block) = space.split_at_mut(9 * CHUNK * wide);
+                let block = &mut block[..9 * mine.len() * BLOCK];
+                for start in (0..wide).step_by(BLOCK) {
+                    let from = panel.start + start;
+                    let to = (from + BLOCK).min(panel.start + panel.width);
+                    if to < from + BLOCK {
+                        block.fill(0.0);
+                    }
+                    gather(weights, theta, &mine, &(from..to.max(from)), block);
+                    let count = BLOCK.min(wide - start);
+                    for (row, values) in block.chunks_exact(BLOCK).enumerate() {
+                        let row = if self.turned { row / 9 * 9 + 8 - row % 9 } else { row };
+                        windows[row * wide + start..][..count].copy_from_slice(&values[..count]);
                     }
                 }
                 for (k, input) in mine.clone().enumerate() {
