@@ -157,6 +157,28 @@ fn turn_windows(run: &[f32], taps: usize, rows: &mut [f32]) {
     rows.copy_from_slice(&square[..rows.len()]);
 }
 
+/// Fills `block` with each block of some inputs and of a panel's outputs, with zeros past its last one up to `wide`, and calls `put`
+/// with it and with where in the panel it begins.
+pub(super) fn blocks(
+    weights: Weights,
+    theta: &[f32],
+    inputs: &Range<usize>,
+    (panel, wide): (Panel, usize),
+    block: &mut [f32],
+    mut put: impl FnMut(usize, &[f32]),
+) {
+    let block = &mut block[..inputs.len() * weights.taps * BLOCK];
+    for start in (0..wide).step_by(BLOCK) {
+        let from = panel.start + start;
+        let to = (from + BLOCK).min(panel.start + panel.width);
+        if to < from + BLOCK {
+            block.fill(0.0);
+        }
+        gather(weights, theta, inputs, &(from..to.max(from)), block);
+        put(start, block);
+    }
+}
+
 /// The other way round. Nobody else touches these channels of theta meanwhile.
 fn scatter(weights: Weights, theta: &Shared, inputs: &Range<usize>, outputs: &Range<usize>, block: &[f32]) {
     let Weights { input_step, output_step, taps, .. } = weights;
@@ -240,13 +262,7 @@ pub(super) fn pack(level: Level, weights: Weights, tiling: Option<Tiling>, theta
             }
         }
         scratch(mine.len() * taps * BLOCK, |block| {
-            for start in (0..wide).step_by(BLOCK) {
-                let from = panel.start + start;
-                let to = (from + BLOCK).min(panel.start + panel.width);
-                if to < from + BLOCK {
-                    block.fill(0.0);
-                }
-                gather(weights, theta, &mine, &(from..to.max(from)), block);
+            blocks(weights, theta, &mine, (panel, wide), block, |start, block| {
                 for (row, values) in block.chunks_exact(BLOCK).enumerate() {
                     let (input, place) = (first + row / taps, row % taps);
                     // all panels before it are full
@@ -255,7 +271,7 @@ pub(super) fn pack(level: Level, weights: Weights, tiling: Option<Tiling>, theta
                     // SAFETY: each task has its own panel and input channels.
                     unsafe { shared.part(at, count) }.copy_from_slice(&values[..count]);
                 }
-            }
+            });
         });
     });
     Packed { data, inputs, outputs, taps, tiling: None }

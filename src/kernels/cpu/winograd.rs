@@ -23,7 +23,7 @@ use super::parallel::{Shared, each};
 use super::product::{DEPTH, Fold, Start, TASKS};
 use super::simd::{Level, Strided};
 use super::transform::{PAIRS, Transforms};
-use super::weights::{BLOCK, Panel, Weights, channels, gather, panels, strips};
+use super::weights::{BLOCK, Panel, Weights, blocks, channels, panels, strips};
 
 /// Outputs along one side of a tile, and the inputs they see.
 const SIDE: usize = 4;
@@ -132,20 +132,13 @@ impl Tiling {
             let mine = chunk..(chunk + CHUNK).min(inputs);
             scratch(9 * CHUNK * (wide + BLOCK), |space| {
                 let (windows, block) = space.split_at_mut(9 * CHUNK * wide);
-                let block = &mut block[..9 * mine.len() * BLOCK];
-                for start in (0..wide).step_by(BLOCK) {
-                    let from = panel.start + start;
-                    let to = (from + BLOCK).min(panel.start + panel.width);
-                    if to < from + BLOCK {
-                        block.fill(0.0);
-                    }
-                    gather(weights, theta, &mine, &(from..to.max(from)), block);
+                blocks(weights, theta, &mine, (panel, wide), block, |start, block| {
                     let count = BLOCK.min(wide - start);
                     for (row, values) in block.chunks_exact(BLOCK).enumerate() {
                         let row = if self.turned { row / 9 * 9 + 8 - row % 9 } else { row };
                         windows[row * wide + start..][..count].copy_from_slice(&values[..count]);
                     }
-                }
+                });
                 for (k, input) in mine.clone().enumerate() {
                     let window = &windows[k * 9 * wide..][..9 * wide];
                     let home = home(level, panel, inputs) + input * wide;
