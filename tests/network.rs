@@ -519,6 +519,39 @@ fn weights_survive_a_round_trip_and_say_what_is_wrong() {
     assert!(message(&|t| drop(t.insert("fc2.weight".into(), zeros(&[1])))).contains("`fc2.weight`"));
 }
 
+/// Where some batch norms in the middle are frozen, those behind them take what they saw themselves: weights 1024 times as large
+/// make a variance 2^20 times as large, in that one alone.
+#[test]
+fn statistics_behind_frozen_ones_are_their_own() {
+    let size = [1, 16, 16];
+    let arch = small("resnet18", 2, size);
+    let moved = |factor: f64| {
+        let tensors = Model::init(&arch, &Rng::new(1), &CPU).unwrap().tensors().unwrap();
+        let scaled = |(name, tensor): (String, Tensor)| {
+            let factor = if name == "layer3.0.conv1.weight" { factor } else { 1.0 };
+            (name, (tensor * factor).unwrap())
+        };
+        let mut model = Model::from_tensors(&arch, &tensors.into_iter().map(scaled).collect(), &CPU).unwrap();
+        model.train_with(&images(4, size, 1), &Pass::train().frozen(&["layer2."])).unwrap();
+        model.tensors().unwrap()
+    };
+    let (plain, large) = (moved(1.0), moved(1024.0));
+    let seen = |tensors: &BTreeMap<String, Tensor>, name: &str| -> Vec<f64> {
+        let values = tensors[name].to_dtype(DType::F64).unwrap().to_vec1::<f64>().unwrap();
+        values.into_iter().map(|value| (value - 0.9) / 0.1).collect()
+    };
+    for name in plain.keys().filter(|name| name.ends_with("running_var")) {
+        let factor = if name == "layer3.0.bn1.running_var" { 1024.0 * 1024.0 } else { 1.0 };
+        for (one, other) in seen(&plain, name).into_iter().zip(seen(&large, name)) {
+            assert!((other - one * factor).abs() <= 0.02 * other.abs(), "{name}: {one} and {other}");
+            assert!(!name.starts_with("layer2.") || (one - 1.0).abs() < 1e-5, "{name} moved to {one}");
+        }
+    }
+    let mut other = Model::init(&small("resnet18", 4, size), &Rng::new(1), &CPU).unwrap();
+    let output = Model::init(&arch, &Rng::new(1), &CPU).unwrap().train(&images(4, size, 1)).unwrap();
+    assert!(other.commit(&output).unwrap_err().to_string().contains("another network"));
+}
+
 #[test]
 fn reinit_touches_only_what_it_names() {
     let size = [1, 16, 16];
