@@ -7,9 +7,10 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::{Arc, OnceLock};
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Device, Tensor, Var};
 use libloading::Library;
 use recant::data::{Images, Part};
+use recant::nn::loss::{composed, distill, kl_to, nt_xent_original, smoothed_cross_entropy};
 use recant::nn::optim::{Rule, Stepper};
 use recant::nn::transform::{self, Transform};
 use recant::rng::Rng;
@@ -258,7 +259,7 @@ fn every_kernel_of_the_source_has_a_launcher() {
     let typed = source.split("\nKERNEL(").skip(1).flat_map(|rest| ["_f32", "_bf16"].map(|end| word(rest) + end));
     let plain = source.split("\nextern \"C\" __global__ void ").skip(1).map(word);
     let names: Vec<String> = typed.chain(plain).collect();
-    assert_eq!(names.len(), 46);
+    assert_eq!(names.len(), 52);
     for name in names {
         // SAFETY: it is not called.
         assert!(unsafe { library.get::<Launch>(format!("launch_{name}")) }.is_ok(), "{name}");
@@ -859,6 +860,85 @@ fn squares_are_summed_by_chunks() {
             let expected: f64 = x.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
             assert!((found - expected).abs() <= 1e-14 * expected, "{found}, not {expected}");
         }
+    }
+}
+
+/// Losses of rows, their mean and slopes, against the CPU's in f64.
+#[test]
+fn losses_of_rows_are_those_of_the_cpu() {
+    if emulator().is_none() {
+        return;
+    }
+    let var = |values: &[f32], shape: (usize, usize)| {
+        let tensor = Tensor::from_slice(values, shape, &Device::Cpu).unwrap().to_dtype(DType::F64).unwrap();
+        Var::from_tensor(&tensor).unwrap()
+    };
+    let doubles = |count: usize| Arg::Memory(vec![0xff; 8 * count], 8);
+    let check = |name: &str, left: &Left, places: [usize; 2], loss: &Tensor, of: &Var| {
+        let losses = left.doubles(places[0]);
+        let bytes = losses.iter().flat_map(|loss| loss.to_ne_bytes()).collect();
+        let mean = launch("mean", [256, 1, 1], &[Arg::Memory(bytes, 8), room(1), int(losses.len())]).floats(1);
+        let value = loss.to_scalar::<f64>().unwrap();
+        assert!((f64::from(mean[0]) - value).abs() <= 1e-7 * (1.0 + value.abs()), "{name}: {mean:?}, not {value}");
+        let slopes = loss.backward().unwrap().get(of).unwrap().flatten_all().unwrap().to_vec1::<f64>().unwrap();
+        near(name, &left.floats(places[1]), &slopes, 0.01, false);
+    };
+    for (rows, columns) in [(1, 1), (8, 10), (9, 33), (20, 100), (3, 64)] {
+        let shape = (rows, columns);
+        let [a, b] = [28, 29].map(|seed| draws(seed, rows * columns));
+        let labels: Vec<i32> = (0..rows).map(|row| (row * 5 % columns) as i32).collect();
+        let of_labels: Vec<u32> = labels.iter().map(|label| *label as u32).collect();
+        let of_labels = Tensor::from_slice(&of_labels, rows, &Device::Cpu).unwrap();
+        let (x, y, sizes) = (var(&a, shape), var(&b, shape), [int(rows), int(columns)]);
+        let made = [doubles(rows), room(rows * columns)];
+        for smoothing in [0.0, 0.2] {
+            let args = [&[floats(&a), ints(&labels), Arg::Double(smoothing)], &made[..], &sizes].concat();
+            let loss = smoothed_cross_entropy(x.as_tensor(), &of_labels, smoothing).unwrap();
+            check("cross_entropy", &launch("cross_entropy", TILE, &args), [2, 3], &loss, &x);
+        }
+        let temperature = Arg::Double(1.7);
+        let loss = distill(x.as_tensor(), y.as_tensor(), 1.7).unwrap();
+        let both = [&made[..], &[room(rows * columns)]].concat();
+        let args = [&[floats(&a), floats(&b), temperature.clone()], &both[..], &sizes].concat();
+        let left = launch("distill", TILE, &args);
+        check("distill", &left, [2, 3], &loss, &x);
+        check("distill, of the teacher", &left, [2, 4], &loss, &y);
+        let args = [&[floats(&a), floats(&b), temperature.clone()], &made[..], &[Arg::Null], &sizes].concat();
+        assert!(launch("distill", TILE, &args).0[..4] == left.0[..4], "a constant teacher");
+        // probabilities, some of which are 0
+        let target: Vec<f32> = b.iter().map(|x| x.max(0.0)).collect();
+        let loss = kl_to(var(&target, shape).as_tensor(), x.as_tensor(), 1.7).unwrap();
+        let args = [&[floats(&a), floats(&target), temperature], &made[..], &sizes].concat();
+        check("kl_to", &launch("kl_to", TILE, &args), [2, 3], &loss, &x);
+    }
+    for rows in [2, 8, 14, 70] {
+        let z = var(&draws(30, rows * 3), (rows, 3));
+        let lengths = z.as_tensor().sqr().unwrap().sum_keepdim(1).unwrap().sqrt().unwrap();
+        let units = z.as_tensor().broadcast_div(&lengths).unwrap();
+        let cosines = units.matmul(&units.t().unwrap()).unwrap().detach();
+        let cosines: Vec<f32> = cosines.to_dtype(DType::F32).unwrap().flatten_all().unwrap().to_vec1().unwrap();
+        let cosines_of = var(&cosines, (rows, rows));
+        for every in [1, 3, usize::MAX] {
+            let gone: Vec<bool> = (0..rows / 2).map(|image| image % every == every - 1).collect();
+            let signs: Vec<f32> = gone.iter().chain(&gone).map(|gone| if *gone { -1.0 } else { 1.0 }).collect();
+            // none where all are 1
+            let (at, first) = if every == usize::MAX { (Arg::Null, 1) } else { (floats(&signs), 2) };
+            let args = [floats(&cosines), at, Arg::Double(0.4), doubles(rows), room(rows * rows), int(rows)];
+            let left = launch("contrast", TILE, &args);
+            let loss = composed::contrast_of(cosines_of.as_tensor(), 0.4, &wide(&signs)).unwrap();
+            check("contrast", &left, [first, first + 1], &loss, &cosines_of);
+            let whole = nt_xent_original(z.as_tensor(), 0.4, &gone).unwrap().to_scalar::<f64>().unwrap();
+            let mean = left.doubles(first).iter().sum::<f64>() / rows as f64;
+            assert!((mean - whole).abs() < 1e-6 * (1.0 + whole.abs()), "{mean}, not {whole}");
+        }
+    }
+    let x = draws(31, 1001);
+    let left = launch("scaled", ROW, &[floats(&x), floats(&[0.7]), room(1001), long(1001)]);
+    assert_eq!(left.floats(2), x.iter().map(|x| x * 0.7).collect::<Vec<_>>());
+    // what is no number is seen
+    for (row, label) in [(vec![0.0, f32::NAN, 1.0], 0), (vec![0.0, f32::INFINITY, 1.0], 0), (vec![0.0; 3], 3)] {
+        let args = [floats(&row), ints(&[label]), Arg::Double(0.0), doubles(1), room(3), int(1), int(3)];
+        assert!(launch("cross_entropy", TILE, &args).doubles(2)[0].is_nan(), "{row:?}, label {label}");
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor, Var};
 
-use super::{Builder, Mode, Network, Op, Products, Program, Sink, Window};
+use super::{Builder, Gradient, Mode, Network, Op, Products, Program, Sink, Window};
 use crate::rng::Rng;
 
 /// Every kind of layer, sizes that fill no vector, strides that fit no image.
@@ -70,7 +70,8 @@ pub(super) fn run(network: &dyn Network, program: &Program, batch: usize, dtype:
     sink.open();
     let store = loss.backward().unwrap();
     let of_theta: Vec<Tensor> = match sink.close() {
-        Some(own) => vec![Tensor::from_slice(&own, own.len(), device).unwrap()],
+        Some(Gradient::Host(own)) => vec![Tensor::from_slice(&own, own.len(), device).unwrap()],
+        Some(Gradient::Device(own)) => vec![own],
         None => pieces.iter().map(|piece| store.get(piece).unwrap().clone()).collect(),
     };
     vec![

@@ -9,6 +9,8 @@ mod cpu;
 #[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "parts that tests alone reach without a GPU"))]
 mod cuda;
 mod features;
+mod given;
+mod losses;
 mod program;
 mod reference;
 mod sink;
@@ -23,8 +25,10 @@ use candle_core::{DType, Device, Tensor};
 use crate::error::{Error, Result};
 use crate::rng::Rng;
 pub use cpu::Buffer;
+pub use given::given;
+pub use losses::{Rows, Told, loss, scaled};
 pub use program::{Builder, Init, Layer, Norm, Op, Parameter, Products, Program, Window};
-pub use sink::Sink;
+pub use sink::{Gradient, Sink};
 pub use vectors::{Drawn, Numbers, gpu, images, squares, step};
 
 /// Raised when the CPU's kernels give other bits for the same input; a test holds them to it. Recorded with every result.
@@ -87,8 +91,7 @@ pub trait Network: Send + Sync {
     /// How theta is cut: one piece where the network is one operation, one a parameter in the reference.
     fn pieces(&self) -> Vec<Range<usize>>;
     /// `x` is batch x channels x height x width; `stats` has all statistics of batch norms, as `Program::statistics` says.
-    /// Tracked where `theta` or `x` is; the way back may leave the gradient of theta in
-    /// `sink` and not in candle's store.
+    /// Tracked where `theta` or `x` is; the way back may leave the gradient of theta in `sink` and not in candle's store.
     fn forward(&self, theta: &[Tensor], stats: &Tensor, x: &Tensor, mode: &Mode, sink: &Arc<Sink>) -> Result<Done>;
     /// Whether this is the slow twin.
     fn is_reference(&self) -> bool;

@@ -6,8 +6,19 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use candle_core::{Result, Tensor};
+
 use super::Buffer;
 use super::cpu::Packed;
+
+/// The gradient of a loss, as long as a model's theta, in f32.
+#[derive(Debug)]
+pub enum Gradient {
+    /// In main memory.
+    Host(Buffer),
+    /// On the model's device.
+    Device(Tensor),
+}
 
 /// The gradient of one model's theta, if somebody asks for it, and its packed weights.
 #[derive(Debug, Default)]
@@ -37,7 +48,7 @@ pub(super) enum Way {
 #[derive(Debug, Default)]
 struct State {
     open: bool,
-    sum: Option<Buffer>,
+    sum: Option<Gradient>,
 }
 
 impl Sink {
@@ -51,7 +62,7 @@ impl Sink {
     }
 
     /// What came in; nothing more is wanted.
-    pub fn close(&self) -> Option<Buffer> {
+    pub fn close(&self) -> Option<Gradient> {
         std::mem::take(&mut *self.state()).sum
     }
 
@@ -93,11 +104,19 @@ impl Sink {
         self.state().open
     }
 
-    pub(super) fn give(&self, gradient: Buffer, add: impl FnOnce(&mut Buffer, &Buffer)) {
+    /// What one way back made; `add` changes the first to the sum of both.
+    pub(super) fn give(
+        &self,
+        gradient: Gradient,
+        add: impl FnOnce(&mut Gradient, &Gradient) -> Result<()>,
+    ) -> Result<()> {
         let mut state = self.state();
         match &mut state.sum {
             Some(sum) => add(sum, &gradient),
-            empty => *empty = Some(gradient),
+            empty => {
+                *empty = Some(gradient);
+                Ok(())
+            }
         }
     }
 }

@@ -1,5 +1,5 @@
 //! Losses. Each is one op that works out its value together with its gradient, in f64 inside, as a mean over the batch
-//! with natural logarithms. On the CPU that op is written by hand; elsewhere it is composed of candle's operations
+//! with natural logarithms: written by hand on the CPU, a kernel where a GPU has one, else composed of candle's operations
 //! (`composed`), with the same gradients.
 
 pub mod arpl;
@@ -11,6 +11,7 @@ pub mod ssl;
 use candle_core::{DType, Tensor};
 
 use crate::error::{Error, Result};
+use crate::kernels::{self, Rows};
 
 pub use bce::binary_cross_entropy;
 pub use ssl::{nt_xent, nt_xent_original, simple_ssl};
@@ -28,7 +29,10 @@ pub fn smoothed_cross_entropy(logits: &Tensor, labels: &Tensor, smoothing: f64) 
         return Err(Error::invalid(format!("there are {batch} rows of logits, but labels {:?}", labels.dims())));
     }
     if !logits.device().is_cpu() {
-        return composed::cross_entropy(logits, labels, smoothing);
+        return match kernels::loss(logits, Rows::CrossEntropy { labels, smoothing })? {
+            Some(told) => fused::told("cross_entropy", &[logits], told),
+            None => composed::cross_entropy(logits, labels, smoothing),
+        };
     }
     let labels = labels.to_dtype(DType::U32)?.to_vec1::<u32>()?;
     if let Some(label) = labels.iter().find(|&&label| label as usize >= classes) {
@@ -58,7 +62,10 @@ pub fn distill(student: &Tensor, teacher: &Tensor, temperature: f64) -> Result<T
     let (batch, classes) = pair(student, teacher, "the teacher's logits")?;
     warm(temperature)?;
     if !student.device().is_cpu() {
-        return composed::distill(student, teacher, temperature);
+        return match kernels::loss(student, Rows::Distill { teacher, temperature })? {
+            Some(told) => fused::told("distill", &[student, teacher], told),
+            None => composed::distill(student, teacher, temperature),
+        };
     }
     fused::two("distill", student, teacher, move |s, t| {
         let (mut slope_s, mut slope_t) = (vec![0.0; s.len()], vec![0.0; t.len()]);
@@ -85,7 +92,10 @@ pub fn kl_to(target: &Tensor, student: &Tensor, temperature: f64) -> Result<Tens
     let (batch, classes) = pair(student, target, "the target")?;
     warm(temperature)?;
     if !student.device().is_cpu() {
-        return composed::kl_to(target, student, temperature);
+        return match kernels::loss(student, Rows::KlTo { target, temperature })? {
+            Some(told) => fused::told("kl_to", &[student], told),
+            None => composed::kl_to(target, student, temperature),
+        };
     }
     let target = target.detach().to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>()?;
     fused::one("kl_to", student, move |x| {

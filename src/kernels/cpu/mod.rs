@@ -27,13 +27,14 @@ mod weights;
 mod winograd;
 
 use std::ops::Range;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use candle_core::{CpuStorage, CustomOp2, InplaceOp1, Layout, Shape, Storage, Tensor};
+use candle_core::{CpuStorage, InplaceOp1, Layout, Storage, Tensor};
 
 use super::features::Features;
+use super::given::given;
 use super::steps::{Step, half, last_readers, steps};
-use super::{Done, Mode, Moments, Network, Products, Program, Sink, check, shape};
+use super::{Done, Gradient, Mode, Moments, Network, Products, Program, Sink, check, shape};
 use crate::error::{Error, Result};
 pub use buffer::Buffer;
 use buffer::Pool;
@@ -151,22 +152,24 @@ impl Network for Cpu {
         {
             return self.in_parts(theta, stats, x, mode, sink, images);
         }
-        let stats = stats.to_vec1::<f32>()?;
-        let (report, features) = (Arc::new(Mutex::new(Report::default())), Arc::<Features>::default());
+        let (theta, x, stats) = (theta.contiguous()?, x.contiguous()?, stats.to_vec1::<f32>()?);
+        sink.begin();
+        let forth = Forth { core: &self.core, mode, stats: &stats, batch, sink };
+        let (logits, report, kept) = read(&theta, |theta| read(&x, |x| Ok(forth.run(theta, x, tracked))))?;
+        let features = Arc::<Features>::default();
         let operation = Operation {
             core: self.core.clone(),
             mode: mode.clone(),
-            stats,
             batch,
             tracked,
-            report: report.clone(),
             features: features.clone(),
             changes: sink.changes(),
             sink: sink.clone(),
-            kept: OnceLock::new(),
+            kept,
         };
-        let logits = theta.contiguous()?.apply_op2(&x.contiguous()?, operation)?;
-        let report = std::mem::take(&mut *report.lock().unwrap_or_else(PoisonError::into_inner));
+        let back = move |inputs: &[&Tensor], above: &Tensor| operation.back(inputs, above);
+        let logits = Storage::Cpu(CpuStorage::F32(logits));
+        let logits = given("network", &[&theta, &x], logits, shape(program, program.logits, batch), back)?;
         let device = x.device();
         let made = Storage::Cpu(CpuStorage::F32(report.features));
         let features = features.beside(&logits, made, shape(program, program.features, batch))?;
@@ -194,16 +197,14 @@ struct Report {
 struct Operation {
     core: Arc<Core>,
     mode: Mode,
-    stats: Vec<f32>,
     batch: usize,
     /// Whether theta and the input are tracked.
     tracked: [bool; 2],
-    report: Arc<Mutex<Report>>,
     features: Arc<Features>,
     sink: Arc<Sink>,
     /// Of theta, up to this forward.
     changes: u64,
-    kept: OnceLock<Kept>,
+    kept: Option<Kept>,
 }
 
 fn elements<'a>(storage: &'a CpuStorage, layout: &Layout) -> candle_core::Result<&'a [f32]> {
@@ -225,41 +226,12 @@ pub(super) fn read<R>(tensor: &Tensor, act: impl FnOnce(&[f32]) -> candle_core::
     }
 }
 
-impl CustomOp2 for Operation {
-    fn name(&self) -> &'static str {
-        "network"
-    }
-
-    fn cpu_fwd(
-        &self,
-        theta: &CpuStorage,
-        theta_layout: &Layout,
-        x: &CpuStorage,
-        x_layout: &Layout,
-    ) -> candle_core::Result<(CpuStorage, Shape)> {
-        let (theta, x) = (elements(theta, theta_layout)?, elements(x, x_layout)?);
-        self.sink.begin();
-        let sink = &*self.sink;
-        let forth = Forth { core: &self.core, mode: &self.mode, stats: &self.stats, batch: self.batch, sink };
-        let (logits, report, kept) = forth.run(theta, x, self.tracked);
-        *self.report.lock().unwrap_or_else(PoisonError::into_inner) = report;
-        if let Some(kept) = kept {
-            let _first = self.kept.set(kept);
-        }
-        Ok((CpuStorage::F32(logits), shape(&self.core.program, self.core.program.logits, self.batch)))
-    }
-
-    fn bwd(
-        &self,
-        theta: &Tensor,
-        x: &Tensor,
-        _result: &Tensor,
-        gradient: &Tensor,
-    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
-        let kept = self
-            .kept
-            .get()
-            .ok_or_else(|| candle_core::Error::Msg("the network kept nothing for the way back".to_owned()))?;
+impl Operation {
+    /// From the gradient of logits to that of the input; that of theta goes to the sink.
+    fn back(&self, inputs: &[&Tensor], gradient: &Tensor) -> candle_core::Result<Vec<Option<Tensor>>> {
+        let ([theta, x], Some(kept)) = (inputs, &self.kept) else {
+            return Err(candle_core::Error::Msg("the network kept nothing for the way back".to_owned()));
+        };
         if self.changes != self.sink.changes() {
             let words = "the parameters changed between a forward and its way back: walk back first";
             return Err(candle_core::Error::Msg(words.to_owned()));
@@ -281,10 +253,15 @@ impl CustomOp2 for Operation {
             }
         };
         if let Some(of_theta) = of_theta {
-            self.sink.give(of_theta, |sum, new| pointwise::add_all(sum, new));
+            self.sink.give(Gradient::Host(of_theta), |sum, new| {
+                if let (Gradient::Host(sum), Gradient::Host(new)) = (sum, new) {
+                    pointwise::add_all(sum, new);
+                }
+                Ok(())
+            })?;
         }
         let of_x = of_x.map(|data| Tensor::from_vec(data, x.shape(), x.device())).transpose()?;
-        Ok((None, of_x))
+        Ok(vec![None, of_x])
     }
 }
 

@@ -200,6 +200,10 @@ impl Machine for Gpu {
         let (Storage::Cuda(storage), Some((start, _))) = (&*storage, layout.contiguous_offsets()) else {
             return Err(wrong("the GPU's network takes contiguous tensors of its device"));
         };
-        Ok(storage.as_cuda_slice::<f32>()?.device_ptr(&self.stream).0 + 4 * start as u64)
+        let at = match tensor.dtype() {
+            DType::U32 => storage.as_cuda_slice::<u32>()?.device_ptr(&self.stream).0,
+            _ => storage.as_cuda_slice::<f32>()?.device_ptr(&self.stream).0,
+        };
+        Ok(at + 4 * start as u64)
     }
 }

@@ -242,9 +242,10 @@ impl Machine for Emulated {
 
     fn place(&self, tensor: &Tensor) -> Result<u64> {
         let (storage, layout) = tensor.storage_and_layout();
-        let (Storage::Cpu(CpuStorage::F32(data)), Some((start, _))) = (&*storage, layout.contiguous_offsets()) else {
-            return Err(candle_core::Error::msg("the stand-in takes contiguous f32 tensors of the host"));
-        };
-        Ok(data[start..].as_ptr() as u64)
+        match (&*storage, layout.contiguous_offsets()) {
+            (Storage::Cpu(CpuStorage::F32(data)), Some((start, _))) => Ok(data[start..].as_ptr() as u64),
+            (Storage::Cpu(CpuStorage::U32(data)), Some((start, _))) => Ok(data[start..].as_ptr() as u64),
+            _ => Err(candle_core::Error::msg("the stand-in takes contiguous tensors of the host")),
+        }
     }
 }

@@ -6,8 +6,8 @@
 // have the bits of their twins on the CPU.
 //
 // Any size of the grid gives the same result, a larger one sooner. Blocks are (32, 8) for `turn_*` (a grid of three
-// dimensions) and for `moments_*`, `norm_sums_*` and `column_sums_*` (of two), 256 threads for `squares`, and any row of threads
-// for the others (of one, as for `squares`).
+// dimensions), for `moments_*`, `norm_sums_*` and `column_sums_*` (of two) and for losses (of one or two), 256 threads for
+// `squares` and `mean`, and any row of threads for the others (of one, as for those two).
 //
 // No header but that of bf16, so that the tests can compile this very file for the CPU (tests/cuda/emulate.cpp).
 
@@ -531,22 +531,159 @@ extern "C" __global__ void adam(float* theta, float* first, float* second, const
     }
 }
 
-// The sum of squares of each chunk, by a block, whose threads' sums are added as a tree of fixed shape.
-extern "C" __global__ void squares(const float* x, double* partial, u64 n, u64 chunk) {
+// The sum over a block of 256 threads, as a tree of fixed shape; its first thread has it.
+static __device__ double block_sum(double own) {
     __shared__ double sums[256];
+    __syncthreads(); // until the last sum is read
+    sums[threadIdx.x] = own;
+    for (unsigned half = 128; half > 0; half /= 2) {
+        __syncthreads();
+        if (threadIdx.x < half) sums[threadIdx.x] += sums[threadIdx.x + half];
+    }
+    return sums[0];
+}
+
+// The sum of squares of each chunk, by a block.
+extern "C" __global__ void squares(const float* x, double* partial, u64 n, u64 chunk) {
     for (u64 part = blockIdx.x; part * chunk < n; part += gridDim.x) {
         const u64 first = part * chunk, end = n - first < chunk ? n : first + chunk;
         double sum = 0;
 #pragma unroll 4
         for (u64 i = first + threadIdx.x; i < end; i += 256) sum += (double)x[i] * x[i];
-        sums[threadIdx.x] = sum;
-        for (unsigned half = 128; half > 0; half /= 2) {
-            __syncthreads();
-            if (threadIdx.x < half) sums[threadIdx.x] += sums[threadIdx.x + half];
-        }
-        if (threadIdx.x == 0) partial[part] = sums[0];
-        __syncthreads();
+        const double all = block_sum(sum);
+        if (threadIdx.x == 0) partial[part] = all;
     }
+}
+
+// ---- Losses of rows of logits, with the formulas of src/nn/loss.rs, in f64. -------------------------------------------
+// A block takes 8 rows at a time, with 32 threads each. `losses`: of each row; slopes: the gradient of their mean.
+
+static __device__ double larger(double a, double b) { return a > b ? a : b; }
+static __device__ double plus(double a, double b) { return a + b; }
+
+// What a row of the block's threads has, put together in the order of threads.
+template <typename Of> __device__ double across(double own, Of of) {
+    __shared__ double all[DEEP][SIDE];
+    __syncthreads(); // until the last ones are read
+    all[threadIdx.y][threadIdx.x] = own;
+    __syncthreads();
+    double sum = all[threadIdx.y][0];
+    for (int i = 1; i < SIDE; i++) sum = of(sum, all[threadIdx.y][i]);
+    return sum;
+}
+
+// act(row, columns) by all threads of a block together; a row that there is not has no columns.
+template <typename Act> __device__ void rows_of(int rows, int columns, Act act) {
+    const unsigned block = blockIdx.y * gridDim.x + blockIdx.x, blocks = gridDim.x * gridDim.y;
+    for (u64 first = (u64)block * DEEP; first < (u64)rows; first += (u64)blocks * DEEP) {
+        const u64 row = first + threadIdx.y;
+        act(row, row < (u64)rows ? columns : 0);
+    }
+}
+
+// The sum of of(column) over a row.
+template <typename Of> __device__ double row_sum(int columns, Of of) {
+    double sum = 0;
+    for (int c = threadIdx.x; c < columns; c += SIDE) sum += of(c);
+    return across(sum, plus);
+}
+
+// log of the sum of exp(of(column)) over a row.
+template <typename Of> __device__ double log_sum(int columns, Of of) {
+    double own = -INFINITY;
+    for (int c = threadIdx.x; c < columns; c += SIDE) own = larger(of(c), own);
+    const double top = across(own, larger);
+    return top + log(row_sum(columns, [=](int c) { return exp(of(c) - top); }));
+}
+
+// Writes what the first thread of a row has, where there is such a row.
+static __device__ void put_row(double* losses, u64 row, int columns, double loss) {
+    if (threadIdx.x == 0 && columns > 0) losses[row] = loss;
+}
+
+// A row whose label is no class is NaN.
+extern "C" __global__ void cross_entropy(const float* x, const unsigned* labels, double smoothing, double* losses, float* slope,
+                                         int rows, int classes) {
+    rows_of(rows, classes, [=](u64 row, int columns) {
+        const float* own = x + row * classes;
+        const double sum = log_sum(columns, [=](int c) { return (double)own[c]; });
+        const double even = row_sum(columns, [=](int c) { return own[c] - sum; }) / classes;
+        const unsigned label = columns > 0 ? labels[row] : 0;
+        const double hit = label < (unsigned)columns ? own[label] - sum : (double)NAN;
+        put_row(losses, row, columns, -((1 - smoothing) * hit + smoothing * even));
+        for (int c = threadIdx.x; c < columns; c += SIDE) {
+            const double target = smoothing / classes + (c == (int)label ? 1 - smoothing : 0.0);
+            slope[row * classes + c] = (float)((exp(own[c] - sum) - target) / rows);
+        }
+    });
+}
+
+// `of_teacher` may be null.
+extern "C" __global__ void distill(const float* student, const float* teacher, double temperature, double* losses,
+                                   float* of_student, float* of_teacher, int rows, int classes) {
+    rows_of(rows, classes, [=](u64 row, int columns) {
+        const u64 start = row * classes;
+        const auto q = [=](int c) { return student[start + c] / temperature; };
+        const auto p = [=](int c) { return teacher[start + c] / temperature; };
+        const double q_sum = log_sum(columns, q), p_sum = log_sum(columns, p);
+        const auto gap = [=](int c) { return (p(c) - p_sum) - (q(c) - q_sum); };
+        const double kl = row_sum(columns, [=](int c) { return exp(p(c) - p_sum) * gap(c); });
+        put_row(losses, row, columns, kl);
+        for (int c = threadIdx.x; c < columns; c += SIDE) {
+            const double power_q = exp(q(c) - q_sum), power_p = exp(p(c) - p_sum), share = rows * temperature;
+            of_student[start + c] = (float)((power_q - power_p) / share);
+            if (of_teacher) of_teacher[start + c] = (float)(power_p * (gap(c) - kl) / share);
+        }
+    });
+}
+
+// `target`: rows of probabilities.
+extern "C" __global__ void kl_to(const float* student, const float* target, double temperature, double* losses, float* slope,
+                                 int rows, int classes) {
+    rows_of(rows, classes, [=](u64 row, int columns) {
+        const u64 start = row * classes;
+        const auto q = [=](int c) { return student[start + c] / temperature; };
+        const auto p = [=](int c) { return (double)target[start + c]; };
+        const double q_sum = log_sum(columns, q);
+        const double mass = row_sum(columns, p);
+        const double kl = row_sum(columns, [=](int c) { return p(c) > 0 ? p(c) * (log(p(c)) - (q(c) - q_sum)) : 0.0; });
+        put_row(losses, row, columns, kl);
+        for (int c = threadIdx.x; c < columns; c += SIDE) {
+            slope[start + c] = (float)((mass * exp(q(c) - q_sum) - p(c)) / (rows * temperature));
+        }
+    });
+}
+
+// Rows i and i + rows / 2 are two views of one image; `signs`, one a row, may be null (1).
+extern "C" __global__ void contrast(const float* cosines, const float* signs, double temperature, double* losses, float* slope,
+                                    int rows) {
+    rows_of(rows, rows, [=](u64 row, int columns) {
+        const u64 start = row * rows;
+        const int own = (int)row, pair = (int)((row + rows / 2) % rows);
+        const double sign = signs && columns > 0 ? signs[row] : 1.0;
+        const auto at = [=](int c) { return (c == pair ? sign : 1.0) / temperature * cosines[start + c]; };
+        const double sum = log_sum(columns, [=](int c) { return c == own ? -(double)INFINITY : at(c); });
+        if (threadIdx.x == 0 && columns > 0) losses[row] = sum - at(pair);
+        for (int c = threadIdx.x; c < columns; c += SIDE) {
+            const double tilt = (c == pair ? sign : 1.0) / (rows * temperature);
+            const double gradient = tilt * (exp(at(c) - sum) - (c == pair ? 1.0 : 0.0));
+            slope[start + c] = c == own ? 0.0f : (float)gradient;
+        }
+    });
+}
+
+extern "C" __global__ void mean(const double* x, float* y, int n) {
+    if (blockIdx.x > 0) return;
+    double sum = 0;
+    for (int i = threadIdx.x; i < n; i += 256) sum += x[i];
+    const double all = block_sum(sum);
+    if (threadIdx.x == 0) *y = (float)(all / n);
+}
+
+// y = x times the one number of `by`
+extern "C" __global__ void scaled(const float* x, const float* by, float* y, u64 n) {
+    const float times = *by;
+    each(x, (const float*)nullptr, y, n, [=](float x, float) { return x * times; });
 }
 
 // ---- Images, to the bit those of src/nn/transform.rs. -----------------------------------------------------------------

@@ -74,6 +74,11 @@ impl Grid {
         Self { blocks: [columns.div_ceil(32), rows.div_ceil(32).min(MOST), batch.min(MOST)], threads: [32, 8] }
     }
 
+    /// Eight rows a block: for losses of rows.
+    pub(super) fn rows(rows: usize) -> Self {
+        Self { blocks: [rows.div_ceil(8).clamp(1, 1 << 16), 1, 1], threads: [32, 8] }
+    }
+
     /// Channels across, chunks of rows down: for sums over rows.
     pub(super) fn sums(channels: usize, chunks: usize) -> Self {
         Self { blocks: [channels.div_ceil(32), chunks.min((1 << 16) - 1), 1], threads: [32, 8] }
@@ -138,7 +143,7 @@ pub(in crate::kernels) trait Machine: Send + Sync {
         let storage = self.storage(memory, shape.iter().product(), DType::F32)?;
         Ok(Tensor::from_storage(storage, shape, BackpropOp::none(), false))
     }
-    /// Where the elements of a contiguous f32 tensor lie.
+    /// Where the elements of a contiguous tensor of f32 or u32 lie.
     fn place(&self, tensor: &Tensor) -> Result<u64>;
 }
 

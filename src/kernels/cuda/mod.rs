@@ -12,23 +12,26 @@ mod dnn;
 #[expect(unsafe_code, reason = "a stand-in for a device knows addresses alone")]
 mod emulated;
 mod forth;
+mod losses;
 mod machine;
 mod recorded;
 mod value;
 mod vectors;
 
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
-use candle_core::{CpuStorage, CudaStorage, CustomOp2, DType, Layout, Shape, Storage, Tensor};
+use candle_core::{DType, Tensor};
 
 use super::features::Features;
+use super::given::given;
 use super::steps::{Step, half, last_readers, steps};
-use super::{Done, Mode, Moments, Network, Program, Sink, check, shape};
+use super::{Done, Gradient, Mode, Moments, Network, Program, Sink, check, shape};
 use crate::error::{Error, Result};
 #[cfg(feature = "cuda")]
 pub(super) use device::{of, one_stream};
 use forth::{Forth, Kept};
+pub(super) use losses::{loss, scaled};
 use machine::{Arg, Grid, Machine, Memory};
 use recorded::{Recording, Recordings};
 use value::Value;
@@ -162,11 +165,12 @@ impl Network for Cuda {
             tracked,
             changes: sink.changes(),
             sink: sink.clone(),
-            logits: Mutex::new(Some(made.logits)),
             features: features.clone(),
             way,
         };
-        let logits = theta.apply_op2(&x, operation)?;
+        let logits = machine.storage(made.logits, self.core.len(program.logits, batch), DType::F32)?;
+        let back = move |inputs: &[&Tensor], above: &Tensor| operation.back(inputs, above);
+        let logits = given("network", &[&theta, &x], logits, shape(program, program.logits, batch), back)?;
         let made = machine.storage(made.features, self.core.len(program.features, batch), DType::F32)?;
         let features = features.beside(&logits, made, shape(program, program.features, batch))?;
         Ok(Done { logits, features, taps, moments })
@@ -183,8 +187,6 @@ struct Operation {
     sink: Arc<Sink>,
     /// Of theta, up to this forward.
     changes: u64,
-    /// Until candle takes them.
-    logits: Mutex<Option<Memory>>,
     features: Arc<Features>,
     way: Way,
 }
@@ -198,52 +200,9 @@ enum Way {
 }
 
 impl Operation {
-    fn taken(&self) -> candle_core::Result<(Storage, Shape)> {
-        let logits = self.logits.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let logits = logits.ok_or_else(|| candle_core::Error::msg("a network's logits are taken once"))?;
-        let shape = shape(&self.core.program, self.core.program.logits, self.batch);
-        Ok((self.core.machine.storage(logits, shape.elem_count(), DType::F32)?, shape))
-    }
-}
-
-impl CustomOp2 for Operation {
-    fn name(&self) -> &'static str {
-        "network"
-    }
-
-    fn cpu_fwd(
-        &self,
-        _: &CpuStorage,
-        _: &Layout,
-        _: &CpuStorage,
-        _: &Layout,
-    ) -> candle_core::Result<(CpuStorage, Shape)> {
-        match self.taken()? {
-            (Storage::Cpu(storage), shape) => Ok((storage, shape)),
-            _ => Err(candle_core::Error::msg("the GPU's network takes tensors of its device")),
-        }
-    }
-
-    fn cuda_fwd(
-        &self,
-        _: &CudaStorage,
-        _: &Layout,
-        _: &CudaStorage,
-        _: &Layout,
-    ) -> candle_core::Result<(CudaStorage, Shape)> {
-        match self.taken()? {
-            (Storage::Cuda(storage), shape) => Ok((storage, shape)),
-            _ => Err(candle_core::Error::msg("the GPU's network takes tensors of its device")),
-        }
-    }
-
-    fn bwd(
-        &self,
-        theta: &Tensor,
-        x: &Tensor,
-        _result: &Tensor,
-        gradient: &Tensor,
-    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
+    /// From the gradient of logits to those of theta and of the input.
+    fn back(&self, inputs: &[&Tensor], gradient: &Tensor) -> candle_core::Result<Vec<Option<Tensor>>> {
+        let [theta, x] = inputs else { return Err(candle_core::Error::msg("a network has theta and an input")) };
         if self.changes != self.sink.changes() {
             let words = "the parameters changed between a forward and its way back: walk back first";
             return Err(candle_core::Error::msg(words));
@@ -263,10 +222,14 @@ impl CustomOp2 for Operation {
             }
             Way::Recorded(recording) => recording.back(above, tracked)?,
         };
-        let tensor = |memory: Option<Memory>, like: &Tensor| {
-            memory.map(|memory| machine.tensor(memory, like.dims())).transpose()
-        };
-        Ok((tensor(of_theta, theta)?, tensor(of_x, x)?))
+        let tensor = |memory: Memory, like: &Tensor| machine.tensor(memory, like.dims());
+        if let Some(of_theta) = of_theta {
+            self.sink.give(Gradient::Device(tensor(of_theta, theta)?), |sum, new| {
+                let (Gradient::Device(sum), Gradient::Device(new)) = (sum, new) else { return Ok(()) };
+                vectors::add(machine, sum, new)
+            })?;
+        }
+        Ok(vec![None, of_x.map(|memory| tensor(memory, x)).transpose()?])
     }
 }
 

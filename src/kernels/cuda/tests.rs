@@ -1,10 +1,10 @@
 //! The passes over a network against the reference in f64, on a stand-in for a GPU.
 
-use candle_core::Device;
+use candle_core::{CpuStorage, Device, Storage};
 
 use super::*;
 use crate::kernels::checks::{answer, normal, numbers, program, residual, run};
-use crate::kernels::{Drawn, Numbers, Products, reference};
+use crate::kernels::{Drawn, Numbers, Products, Rows, reference};
 
 /// None where there is no C++ compiler, which is said.
 #[expect(clippy::print_stderr, reason = "a test that is skipped says so")]
@@ -91,8 +91,8 @@ fn trained(network: &Cuda, program: &Program, sizes: &[usize]) -> Vec<Vec<f64>> 
         });
         let loss = (one.logits.sqr().unwrap().sum_all().unwrap() + two.features.sum_all().unwrap()).unwrap();
         sink.open();
-        let gradient = loss.backward().unwrap().get(theta.as_tensor()).unwrap().clone();
-        sink.close();
+        loss.backward().unwrap();
+        let Some(Gradient::Device(gradient)) = sink.close() else { panic!("a gradient on the device") };
         let told = [one.logits, two.logits, one.taps[0].clone(), two.moments.unwrap().values, gradient.clone()];
         all.extend(told.iter().map(numbers));
         theta.set(&(theta.as_tensor() - (gradient * 0.001).unwrap()).unwrap().detach()).unwrap();
@@ -179,4 +179,114 @@ fn steps_lengths_and_images_are_those_of_the_cpu() {
     assert_eq!(seen(0, 1, 3, 3), (at(2, 2, 2, 1) / 255.0 - 0.4) / 0.3);
     assert_eq!(seen(0, 0, 1, 2), 0.0);
     assert_eq!(seen(1, 0, 4, 1), (at(0, 4, 1, 0) / 255.0 - 0.5) / 0.2);
+}
+
+type Of<'a> = &'a dyn Fn(&[f64]) -> f64;
+
+/// Losses with their gradients, against the same formulas in f64 on the host.
+#[test]
+fn losses_of_rows_are_those_of_their_definitions() {
+    let Some(machine) = emulated::machine() else { return };
+    let tensor = |seed: u64, rows: usize, columns: usize| {
+        Tensor::from_vec(normal(rows * columns, seed, 2.0), (rows, columns), &Device::Cpu).unwrap()
+    };
+    // of f64, so that slopes can be had by differences
+    let soft = |row: &[f64], t: f64| -> Vec<f64> {
+        let sum = row.iter().map(|x| (x / t).exp()).sum::<f64>().ln();
+        row.iter().map(|x| x / t - sum).collect()
+    };
+    for (rows, columns) in [(1, 1), (2, 10), (9, 33), (40, 100)] {
+        let (x, other) = (tensor(1, rows, columns), candle_core::Var::from_tensor(&tensor(2, rows, columns)).unwrap());
+        let target = candle_nn::ops::softmax(&tensor(3, rows, columns), 1).unwrap();
+        let labels: Vec<u32> = (0..rows).map(|row| (row * 7 % columns) as u32).collect();
+        let labels_of = Tensor::from_slice(&labels, rows, &Device::Cpu).unwrap();
+        let (teacher, mix) = (numbers(other.as_tensor()), numbers(&target));
+        let of = |matrix: &[f64], row: usize| matrix[row * columns..(row + 1) * columns].to_vec();
+        let divergence = |p: &[f64], log_p: &[f64], log_q: &[f64]| -> f64 {
+            p.iter().zip(log_p).zip(log_q).map(|((p, log_p), log_q)| p * (log_p - log_q)).sum()
+        };
+        let cross = |x: &[f64]| -> f64 {
+            let row = |(row, label): (usize, &u32)| {
+                let log = soft(&of(x, row), 1.0);
+                -0.9 * log[*label as usize] - 0.1 * log.iter().sum::<f64>() / columns as f64
+            };
+            labels.iter().enumerate().map(row).sum::<f64>() / rows as f64
+        };
+        let distilled = |x: &[f64], teacher: &[f64]| -> f64 {
+            let row = |row: usize| {
+                let (p, q) = (soft(&of(teacher, row), 1.5), soft(&of(x, row), 1.5));
+                divergence(&p.iter().map(|p| p.exp()).collect::<Vec<_>>(), &p, &q)
+            };
+            (0..rows).map(row).sum::<f64>() / rows as f64
+        };
+        let drawn = |x: &[f64]| -> f64 {
+            let row = |row: usize| {
+                let p = of(&mix, row);
+                divergence(&p, &p.iter().map(|p| p.ln()).collect::<Vec<_>>(), &soft(&of(x, row), 2.0))
+            };
+            (0..rows).map(row).sum::<f64>() / rows as f64
+        };
+        let by_teacher = |t: &[f64]| distilled(&numbers(&x), t);
+        let by_student = |x: &[f64]| distilled(x, &teacher);
+        let cases: [(Rows, &[Of]); 3] = [
+            (Rows::CrossEntropy { labels: &labels_of, smoothing: 0.1 }, &[&cross]),
+            (Rows::Distill { teacher: other.as_tensor(), temperature: 1.5 }, &[&by_student, &by_teacher]),
+            (Rows::KlTo { target: &target, temperature: 2.0 }, &[&drawn]),
+        ];
+        for (which, truths) in cases {
+            let told = loss(&*machine, &x, which).unwrap();
+            let Storage::Cpu(CpuStorage::F32(value)) = told.value else { panic!() };
+            let truth = truths[0](&numbers(&x));
+            assert!((f64::from(value[0]) - truth).abs() < 1e-6 * (1.0 + truth), "{which:?}: {value:?}, not {truth}");
+            assert_eq!(told.slopes.len(), truths.len());
+            for ((slope, truth), start) in told.slopes.iter().zip(truths).zip([numbers(&x), teacher.clone()]) {
+                let slope = numbers(slope);
+                for at in (0..rows * columns).step_by(7) {
+                    let moved = |by: f64| {
+                        let mut moved = start.clone();
+                        moved[at] += by;
+                        truth(&moved)
+                    };
+                    let expected = (moved(1e-5) - moved(-1e-5)) / 2e-5;
+                    assert!((slope[at] - expected).abs() < 1e-7, "{which:?}, {at}: {}, not {expected}", slope[at]);
+                }
+            }
+        }
+    }
+    // NT-Xent of cosines, one pair pushed apart
+    let (rows, signs) = (6, [1.0, -1.0, 1.0, 1.0, -1.0, 1.0]);
+    let x = tensor(4, rows, rows);
+    let contrast = |x: &[f64], signs: &[f64]| -> f64 {
+        let row = |i: usize| {
+            let pair = (i + 3) % rows;
+            let at = |k: usize| if k == pair { signs[i] } else { 1.0 } * x[i * rows + k] / 0.5;
+            (0..rows).filter(|k| *k != i).map(|k| at(k).exp()).sum::<f64>().ln() - at(pair)
+        };
+        (0..rows).map(row).sum::<f64>() / rows as f64
+    };
+    for signs in [signs, [1.0; 6]] {
+        let told = loss(&*machine, &x, Rows::Contrast { signs: &signs, temperature: 0.5 }).unwrap();
+        let Storage::Cpu(CpuStorage::F32(value)) = told.value else { panic!() };
+        assert!((f64::from(value[0]) - contrast(&numbers(&x), &signs)).abs() < 1e-6);
+        let slope = numbers(&told.slopes[0]);
+        for (at, slope) in slope.iter().enumerate() {
+            let moved = |by: f64| {
+                let mut moved = numbers(&x);
+                moved[at] += by;
+                contrast(&moved, &signs)
+            };
+            let expected = (moved(1e-5) - moved(-1e-5)) / 2e-5;
+            assert!((slope - expected).abs() < 1e-7, "contrast, {at}: {slope}, not {expected}");
+        }
+        let three = Tensor::new(3.0_f32, &Device::Cpu).unwrap();
+        let thrice = numbers(&scaled(&*machine, &told.slopes[0], &three).unwrap());
+        assert!(
+            thrice.iter().zip(&slope).all(|(thrice, once)| (thrice - 3.0 * once).abs() < 1e-6 * once.abs() + 1e-12)
+        );
+    }
+    // a label that is no class
+    let labels = Tensor::new(&[0_u32, 9], &Device::Cpu).unwrap();
+    let told = loss(&*machine, &tensor(5, 2, 3), Rows::CrossEntropy { labels: &labels, smoothing: 0.0 }).unwrap();
+    let Storage::Cpu(CpuStorage::F32(value)) = told.value else { panic!() };
+    assert!(value[0].is_nan());
 }

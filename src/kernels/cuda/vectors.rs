@@ -14,6 +14,12 @@ fn at(machine: &dyn Machine, tensor: &Tensor) -> Result<Arg> {
     Ok(Arg::At(machine.place(tensor)?))
 }
 
+/// Adds `other` to `sum`, in place.
+pub(super) fn add(machine: &dyn Machine, sum: &Tensor, other: &Tensor) -> Result<()> {
+    let args = [at(machine, sum)?, at(machine, other)?, Arg::Count(sum.elem_count() as u64)];
+    machine.launch("add", Kind::Full, Grid::of(sum.elem_count()), &args)
+}
+
 /// One step of an optimiser, in place. `state`: momentum, or Adam's two means.
 pub(in crate::kernels) fn step(
     machine: &dyn Machine,

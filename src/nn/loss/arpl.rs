@@ -57,7 +57,7 @@ pub fn loss(features: &Tensor, points: &Tensor, radius: &Tensor, labels: &Tensor
             graph.add(i, &slopes);
             graph.add_distance(i, label, pull);
         }
-        (sum * share, vec![graph.by_features, graph.by_points, vec![slope_radius]])
+        (sum * share, [graph.by_features, graph.by_points, vec![slope_radius]])
     })
 }
 

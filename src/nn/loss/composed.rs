@@ -48,16 +48,26 @@ fn units(rows: &Tensor) -> Result<Tensor> {
     Ok(rows.broadcast_div(&length)?)
 }
 
+/// Of every row with every row.
+pub(super) fn all_cosines(rows: &Tensor) -> Result<Tensor> {
+    let units = units(rows)?;
+    Ok(units.matmul(&units.t()?)?)
+}
+
 /// NT-Xent, the logit of row i's positive pair times `signs[i]`.
 pub fn contrast(features: &Tensor, temperature: f64, signs: &[f64]) -> Result<Tensor> {
-    let (rows, device) = (signs.len(), features.device());
-    let units = units(features)?;
+    contrast_of(&all_cosines(features)?, temperature, signs)
+}
+
+/// The same of the cosines of all views.
+pub fn contrast_of(cosines: &Tensor, temperature: f64, signs: &[f64]) -> Result<Tensor> {
+    let (rows, device) = (signs.len(), cosines.device());
     let cell = |i: usize, k: usize| if k == (i + rows / 2) % rows { signs[i] } else { 1.0 };
     let grid = |cell: &dyn Fn(usize, usize) -> f64| -> Result<Tensor> {
         let all: Vec<f64> = (0..rows * rows).map(|at| cell(at / rows, at % rows)).collect();
-        Ok(Tensor::from_vec(all, (rows, rows), device)?.to_dtype(features.dtype())?)
+        Ok(Tensor::from_vec(all, (rows, rows), device)?.to_dtype(cosines.dtype())?)
     };
-    let logits = ((units.matmul(&units.t()?)? * grid(&cell)?)? / temperature)?;
+    let logits = ((cosines * grid(&cell)?)? / temperature)?;
     let diagonal = grid(&|i, k| if i == k { -1e9 } else { 0.0 })?;
     let pairs: Vec<u32> = (0..rows).map(|i| ((i + rows / 2) % rows) as u32).collect();
     cross_entropy(&(logits + diagonal)?, &Tensor::from_vec(pairs, rows, device)?, 0.0)

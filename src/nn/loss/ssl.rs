@@ -7,6 +7,7 @@ use rayon::prelude::*;
 
 use super::{composed, fused, matrix, warm};
 use crate::error::{Error, Result};
+use crate::kernels::{self, Rows};
 
 /// Shortest length that a vector is divided by.
 const EPS: f64 = 1e-12;
@@ -36,7 +37,11 @@ fn contrast(features: &Tensor, temperature: f64, signs: Vec<f64>) -> Result<Tens
         return Err(Error::invalid(format!("{rows} rows of features are no pairs of views")));
     }
     if !features.device().is_cpu() {
-        return composed::contrast(features, temperature, &signs);
+        let cosines = composed::all_cosines(features)?;
+        return match kernels::loss(&cosines, Rows::Contrast { signs: &signs, temperature })? {
+            Some(told) => fused::told("nt_xent", &[&cosines], told),
+            None => composed::contrast_of(&cosines, temperature, &signs),
+        };
     }
     fused::one("nt_xent", features, move |z| {
         let lengths: Vec<f64> = z.chunks_exact(width).map(|row| dot(row, row).sqrt().max(EPS)).collect();

@@ -7,17 +7,9 @@ use rayon::prelude::*;
 
 use super::Model;
 use crate::error::{Error, Result};
+pub use crate::kernels::Gradient;
 use crate::kernels::{self, Buffer};
 use crate::wide::wide;
-
-/// The gradient of a loss, as long as a model's theta, in f32.
-#[derive(Debug)]
-pub enum Gradient {
-    /// In main memory.
-    Host(Buffer),
-    /// On the model's device.
-    Device(Tensor),
-}
 
 impl Gradient {
     /// Its euclidean length; squares are summed in f64.
@@ -85,14 +77,18 @@ wide! {
 
 /// What one backward left for a model: from its own kernels, and by candle's graph.
 struct Found {
-    own: Option<Buffer>,
+    own: Option<Gradient>,
     /// One a piece of theta.
     graph: Vec<Option<Tensor>>,
 }
 
 impl Found {
     fn is_there(&self) -> bool {
-        self.own.is_some() || self.graph.iter().any(Option::is_some)
+        self.own.is_some() || self.in_graph()
+    }
+
+    fn in_graph(&self) -> bool {
+        self.graph.iter().any(Option::is_some)
     }
 
     /// What came by candle's graph, zeros where nothing did.
@@ -112,7 +108,7 @@ fn walk(loss: &Tensor, models: &[&Model]) -> Result<Vec<Found>> {
         model.sink.open();
     }
     let store = loss.backward();
-    let owns: Vec<Option<Buffer>> = models.iter().map(|model| model.sink.close()).collect();
+    let owns: Vec<Option<Gradient>> = models.iter().map(|model| model.sink.close()).collect();
     let store = store?;
     let found = models.iter().zip(owns).map(|(model, own)| {
         let graph = model.pieces.iter().map(|piece| store.get(piece.as_tensor()).cloned()).collect();
@@ -136,7 +132,7 @@ pub fn gradients<const N: usize>(loss: &Tensor, models: [&Model; N]) -> Result<[
     let mut all = Vec::with_capacity(N);
     for (found, model) in walk(loss, &models)?.into_iter().zip(models) {
         all.push(match &found.own {
-            Some(own) => (found.by_graph(model)? + Tensor::from_slice(own, own.len(), &model.device)?)?,
+            Some(own) => (found.by_graph(model)? + own.on(&model.device)?)?,
             None => found.by_graph(model)?,
         });
     }
@@ -147,22 +143,21 @@ pub fn gradients<const N: usize>(loss: &Tensor, models: [&Model; N]) -> Result<[
 pub fn gradients_of(loss: &Tensor, models: &[&Model]) -> Result<Vec<Gradient>> {
     let mut all = Vec::with_capacity(models.len());
     for (found, model) in walk(loss, models)?.into_iter().zip(models) {
-        if !model.device.is_cpu() {
-            all.push(Gradient::Device(found.by_graph(model)?.to_dtype(DType::F32)?));
-            continue;
-        }
-        let graph = found.graph.iter().any(Option::is_some);
         let rest = match &found.own {
-            Some(_) if !graph => Vec::new(),
-            _ => found.by_graph(model)?.to_dtype(DType::F32)?.to_vec1()?,
+            Some(_) if !found.in_graph() => None,
+            _ => Some(found.by_graph(model)?.to_dtype(DType::F32)?),
         };
-        all.push(Gradient::Host(match found.own {
-            None => Buffer::of(rest),
-            Some(mut own) => {
-                own.iter_mut().zip(rest).for_each(|(sum, part)| *sum += part);
-                own
+        all.push(match (found.own, rest) {
+            (Some(own), None) => own,
+            (Some(Gradient::Host(mut own)), Some(rest)) => {
+                own.iter_mut().zip(rest.to_vec1::<f32>()?).for_each(|(sum, part)| *sum += part);
+                Gradient::Host(own)
             }
-        }));
+            (Some(Gradient::Device(own)), Some(rest)) => Gradient::Device((own + rest)?),
+            (None, Some(rest)) if model.device.is_cpu() => Gradient::Host(Buffer::of(rest.to_vec1()?)),
+            (None, Some(rest)) => Gradient::Device(rest),
+            (None, None) => return Err(Error::NoGradient("loss".to_owned())),
+        });
     }
     Ok(all)
 }
