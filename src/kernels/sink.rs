@@ -9,7 +9,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use candle_core::{Result, Tensor};
 
 use super::Buffer;
-use super::cpu::Packed;
 
 /// The gradient of a loss, as long as a model's theta, in f32.
 #[derive(Debug)]
@@ -35,7 +34,13 @@ struct Packs {
     forwards: usize,
     /// Of the theta before.
     before: usize,
-    kept: BTreeMap<(usize, Way), Arc<Packed>>,
+    kept: BTreeMap<(usize, Way), Arc<Buffer>>,
+}
+
+impl Packs {
+    fn are_worth_it(&self) -> bool {
+        self.forwards.max(self.before) > 1
+    }
 }
 
 /// Whom packed weights serve.
@@ -82,14 +87,19 @@ impl Sink {
         self.packs().forwards += 1;
     }
 
+    /// Whether packed weights of this theta are kept.
+    pub(super) fn keeps(&self) -> bool {
+        self.packs().are_worth_it()
+    }
+
     /// The packed weights of a step, those kept or fresh ones.
-    pub(super) fn packed(&self, step: usize, way: Way, pack: impl FnOnce() -> Packed) -> Arc<Packed> {
+    pub(super) fn packed(&self, step: usize, way: Way, pack: impl FnOnce() -> Buffer) -> Arc<Buffer> {
         if let Some(packed) = self.packs().kept.get(&(step, way)) {
             return packed.clone();
         }
         let packed = Arc::new(pack());
         let mut packs = self.packs();
-        if packs.forwards.max(packs.before) > 1 {
+        if packs.are_worth_it() {
             packs.kept.insert((step, way), packed.clone());
         }
         packed

@@ -6,6 +6,7 @@ use super::forth::{Extra, Kept};
 use super::norm;
 use super::number::{Half, Number, Value};
 use super::pointwise::{add_all, flatten_back, global_back, multiply, transpose};
+use super::weights::Ready;
 use crate::kernels::sink::Way;
 use crate::kernels::steps::{Step, Work};
 use crate::kernels::{Mode, Program, Sink};
@@ -144,7 +145,11 @@ impl Back<'_> {
         }
         if kept.needed[step.from] {
             let weights = &theta[program.parameters[*weight].range.clone()];
-            let weights = sink.packed(index, Way::Back, || conv.pack_back(weights, &core.pool));
+            let weights = if conv.once_back(batch) && !sink.keeps() {
+                Ready::Theta(weights)
+            } else {
+                Ready::Packed(sink.packed(index, Way::Back, || conv.pack_back(weights, &core.pool)))
+            };
             if let Some(sum) = &mut gradients.0[step.from] {
                 conv.backward(batch, above, &weights, true, &core.pool, sum);
             } else {

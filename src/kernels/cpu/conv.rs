@@ -11,9 +11,9 @@ use super::geometry::Geometry;
 use super::number::{Half, Halves, Value, convert_all};
 use super::outer::outer;
 use super::parallel::{Shared, each};
-use super::product::{CHUNK, Fold, Job, Start, product};
+use super::product::{Fold, Job, Start, cut, product};
 use super::simd::Level;
-use super::weights::{Packed, Weights, pack, panels, unpack};
+use super::weights::{Ready, View, Weights, pack, panels, unpack};
 use super::winograd::Tiling;
 #[cfg(target_arch = "x86_64")]
 use super::{finish::End, tiled, tiled_outer, tiles};
@@ -116,24 +116,43 @@ impl Conv {
         }
     }
 
-    fn packed(&self, weights: Weights, tiling: Option<Tiling>, theta: &[f32], pool: &Arc<Pool>) -> Packed {
+    fn packed(&self, weights: Weights, tiling: Option<Tiling>, theta: &[f32], pool: &Arc<Pool>) -> Buffer {
         #[cfg(target_arch = "x86_64")]
         if self.half == Bf16::Tiled {
-            let Weights { inputs, outputs, taps, .. } = weights;
-            return Packed { data: tiled::right(weights, theta, pool), inputs, outputs, taps, tiling: None };
+            return tiled::right(weights, theta, pool);
         }
         let theta = if self.half == Bf16::No { Factor::Same(theta) } else { Factor::Made(rounded(theta, pool)) };
         pack(self.level, weights, tiling, &theta, pool)
     }
 
     /// Weights for `forward`.
-    pub(super) fn pack(&self, weights: &[f32], pool: &Arc<Pool>) -> Packed {
+    pub(super) fn pack(&self, weights: &[f32], pool: &Arc<Pool>) -> Buffer {
         self.packed(self.weights, self.forth, weights, pool)
     }
 
     /// Weights for `backward`.
-    pub(super) fn pack_back(&self, weights: &[f32], pool: &Arc<Pool>) -> Packed {
+    pub(super) fn pack_back(&self, weights: &[f32], pool: &Arc<Pool>) -> Buffer {
         self.packed(self.weights.back(), self.back, weights, pool)
+    }
+
+    /// Whether in `forward` of so many images one task alone reads each weight, so that it may pack its own.
+    pub(super) fn once(&self, batch: usize) -> bool {
+        self.reads_once(&self.geometry, self.weights, self.forth, batch)
+    }
+
+    /// The same of `backward`.
+    pub(super) fn once_back(&self, batch: usize) -> bool {
+        self.reads_once(&self.geometry.back(), self.weights.back(), self.back, batch)
+    }
+
+    fn reads_once(&self, geometry: &Geometry, weights: Weights, tiling: Option<Tiling>, batch: usize) -> bool {
+        let geometry = geometry.flat();
+        let whole = weights.outputs.is_multiple_of(self.level.lanes());
+        self.half == Bf16::No
+            && match tiling {
+                Some(tiling) => tiling.once(batch),
+                None => geometry.by_pixel() && whole && geometry.output[0] * cut(geometry.output[1], batch).1 == 1,
+            }
     }
 
     /// `output` = x * weights + bias. x: input height x width x batch x inputs.
@@ -141,14 +160,14 @@ impl Conv {
         &self,
         batch: usize,
         x: &Value,
-        weights: &Packed,
+        weights: &Ready,
         bias: Option<&[f32]>,
         pool: &Arc<Pool>,
         output: &mut Value,
     ) {
         #[cfg(target_arch = "x86_64")]
-        if self.half == Bf16::Tiled {
-            return tiled::product(&self.geometry, batch, x, weights, &End::Bias(bias), pool, output);
+        if let (Bf16::Tiled, Ready::Packed(packed)) = (self.half, weights) {
+            return tiled::product(&self.geometry, batch, x, (self.weights, packed), &End::Bias(bias), pool, output);
         }
         let x = &self.factor(x, pool);
         full(output, false, pool, |output| self.direct(batch, x, weights, (bias, None), output));
@@ -158,14 +177,18 @@ impl Conv {
         &self,
         batch: usize,
         x: &[f32],
-        weights: &Packed,
+        weights: &Ready,
         (bias, fold): (Option<&[f32]>, Option<Fold>),
         output: &mut [f32],
     ) {
+        let start = Start::Bias(bias);
         if self.gathers() {
             self.gathered(batch, x, weights, (bias, fold), output);
+        } else if let Some(tiling) = self.forth {
+            tiling.product(batch, x, weights, (&start, fold), output);
         } else {
-            product(self.level, &self.geometry, batch, x, weights, (&Start::Bias(bias), fold), output);
+            let view = View::of(weights, self.weights);
+            product(self.level, &self.geometry.flat(), batch, x, view, (&start, fold), output);
         }
     }
 
@@ -186,14 +209,14 @@ impl Conv {
         &self,
         batch: usize,
         x: &Value,
-        weights: &Packed,
+        weights: &Ready,
         fold: Fold,
         pool: &Arc<Pool>,
         output: &mut Value,
     ) {
         #[cfg(target_arch = "x86_64")]
-        if self.half == Bf16::Tiled {
-            return tiled::product(&self.geometry, batch, x, weights, &End::Fold(fold), pool, output);
+        if let (Bf16::Tiled, Ready::Packed(packed)) = (self.half, weights) {
+            return tiled::product(&self.geometry, batch, x, (self.weights, packed), &End::Fold(fold), pool, output);
         }
         let x = &self.factor(x, pool);
         full(output, false, pool, |output| self.direct(batch, x, weights, (None, Some(fold)), output));
@@ -204,20 +227,32 @@ impl Conv {
         &self,
         batch: usize,
         above: &Value,
-        weights: &Packed,
+        weights: &Ready,
         add: bool,
         pool: &Arc<Pool>,
         gradient: &mut Value,
     ) {
         #[cfg(target_arch = "x86_64")]
-        if self.half == Bf16::Tiled {
+        if let (Bf16::Tiled, Ready::Packed(packed)) = (self.half, weights) {
             let end = if add { End::Add } else { End::Bias(None) };
-            return tiled::product(&self.geometry.back(), batch, above, weights, &end, pool, gradient);
+            return tiled::product(
+                &self.geometry.back(),
+                batch,
+                above,
+                (self.weights.back(), packed),
+                &end,
+                pool,
+                gradient,
+            );
         }
         let start = if add { Start::Keep } else { Start::Bias(None) };
         let above = self.factor(above, pool);
         full(gradient, add, pool, |gradient| {
-            product(self.level, &self.geometry.back(), batch, &above, weights, (&start, None), gradient);
+            if let Some(tiling) = self.back {
+                return tiling.product(batch, &above, weights, (&start, None), gradient);
+            }
+            let view = View::of(weights, self.weights.back());
+            product(self.level, &self.geometry.back().flat(), batch, &above, view, (&start, None), gradient);
         });
     }
 
@@ -225,18 +260,17 @@ impl Conv {
         &self,
         batch: usize,
         x: &[f32],
-        weights: &Packed,
+        weights: &Ready,
         (bias, fold): (Option<&[f32]>, Option<Fold>),
         output: &mut [f32],
     ) {
         let Weights { inputs, outputs, taps, .. } = self.weights;
         let [height, width] = self.geometry.output;
         let long = inputs * taps;
-        let across = CHUNK.div_ceil(batch).min(width);
-        let chunks = width.div_ceil(across);
+        let (across, chunks) = cut(width, batch);
         let shared = Shared::new(output);
         // one row of windows as a 1 x 1 convolution
-        let seen = Packed::view(weights);
+        let seen = View::of(weights, self.weights).joined();
         each(height * chunks, height * width * batch * long * outputs, |task| {
             let (row, start) = (task / chunks, task % chunks * across);
             let columns = start..(start + across).min(width);

@@ -1,10 +1,12 @@
 //! Forward through all steps.
 
 use super::buffer::Buffer;
+use super::conv::Conv;
 use super::norm::{self, Seen};
 use super::number::{Number, Value};
 use super::pointwise::{add, flatten, global, multiply, transpose};
 use super::product::Fold;
+use super::weights::Ready;
 use super::{Core, Report};
 use crate::kernels::sink::Way;
 use crate::kernels::steps::{Step, Work, needed};
@@ -94,7 +96,7 @@ impl Forth<'_> {
 
     /// A convolution and the batch norm by running statistics that alone reads it, in one, where both can be.
     fn fold(&self, index: usize, theta: &[f32], values: &[Option<Value>]) -> Option<(usize, Value)> {
-        let Self { core, mode, stats, batch, sink } = *self;
+        let Self { core, mode, stats, batch, .. } = *self;
         let (step, next, program) = (&core.steps[index], core.steps.get(index + 1)?, &core.program);
         let (Work::Conv { weight, bias: false, .. }, Work::Norm { norm, residual, after }) = (&step.work, &next.work)
         else {
@@ -111,10 +113,19 @@ impl Forth<'_> {
         let [scale, shift] = norm::line_of([mean, &norm::inverse(variance), parameter(first), parameter(first + 1)]);
         let residual = residual.and_then(|value| values[value].as_ref());
         let fold = Fold { scale: &scale, shift: &shift, residual, after: *after };
-        let packed = sink.packed(index, Way::Forth, || conv.pack(parameter(*weight), &core.pool));
+        let weights = self.weights(index, conv, parameter(*weight));
         let (x, mut y) = (values[step.from].as_ref()?, core.lend(next.to, batch));
-        conv.folded(batch, x, &packed, fold, &core.pool, &mut y);
+        conv.folded(batch, x, &weights, fold, &core.pool, &mut y);
         Some((next.to, y))
+    }
+
+    /// Those of a step: packed ones where they are kept or read by several tasks.
+    fn weights<'a>(&self, index: usize, conv: &Conv, theta: &'a [f32]) -> Ready<'a> {
+        let Self { core, batch, sink, .. } = *self;
+        if conv.once(batch) && !sink.keeps() {
+            return Ready::Theta(theta);
+        }
+        Ready::Packed(sink.packed(index, Way::Forth, || conv.pack(theta, &core.pool)))
     }
 
     /// A value in candle's order.
@@ -135,7 +146,7 @@ impl Forth<'_> {
         to: &mut Value,
         report: &mut Report,
     ) -> Extra {
-        let Self { core, batch, sink, .. } = *self;
+        let Self { core, batch, .. } = *self;
         let step = &core.steps[index];
         let program = &core.program;
         let parameter = |index: usize| &theta[program.parameters[index].range.clone()];
@@ -144,8 +155,8 @@ impl Forth<'_> {
             (Work::Conv { weight, bias, .. }, Some(x), to) => {
                 let Some(conv) = &core.convs[index] else { return Extra::Nothing };
                 let bias = bias.then(|| parameter(weight + 1));
-                let packed = sink.packed(index, Way::Forth, || conv.pack(parameter(*weight), &core.pool));
-                conv.forward(batch, x, &packed, bias, &core.pool, to);
+                let weights = self.weights(index, conv, parameter(*weight));
+                conv.forward(batch, x, &weights, bias, &core.pool, to);
                 Extra::Nothing
             }
             (Work::GlobalPool, Some(x), Value::Full(y)) => {

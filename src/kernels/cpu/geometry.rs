@@ -33,6 +33,20 @@ impl Geometry {
         Self { output: self.input, input: self.output, window: self.window, transposed: !self.transposed }
     }
 
+    /// Where each output sees the one input at its own place, all pixels in one row.
+    pub(super) fn flat(self) -> Self {
+        if self.by_pixel() {
+            let row = [1, self.output[0] * self.output[1]];
+            return Self { output: row, input: row, ..self };
+        }
+        self
+    }
+
+    /// Whether each output sees the one input at its own place.
+    pub(super) fn by_pixel(&self) -> bool {
+        self.window == Window::new(1, 1, 0)
+    }
+
     /// Products of two numbers that one image takes, for each pair of channels.
     pub(super) fn products(&self) -> usize {
         let all = |row: usize, place: usize| self.run(row, place, &(0..self.output[1])).map_or(0, |run| run.count);

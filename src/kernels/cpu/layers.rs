@@ -17,7 +17,7 @@ use super::parallel::{Shared, each};
 use super::simd::{Level, Strided};
 #[cfg(target_arch = "x86_64")]
 use super::tiles::{self, DEEP, Product, SIDE, Sizes, Term};
-use super::weights::Weights;
+use super::weights::{Ready, Weights};
 use crate::kernels::steps::{Activation, After, Slide};
 use crate::kernels::{Products, Window};
 
@@ -202,20 +202,27 @@ fn layers() {
             let half = products == Products::Bf16;
             let [x, mut below] = [(); 2].map(|()| Value::of(&reads, half));
             let [above, mut y] = [(); 2].map(|()| Value::of(&makes, half));
-            let (forth, back) = (conv.pack(&theta, &pool), conv.pack_back(&theta, &pool));
-            let times = [
-                seconds(|| drop(black_box(conv.pack(&theta, &pool)))),
-                seconds(|| conv.forward(batch, &x, &forth, None, &pool, &mut y)),
-                seconds(|| conv.backward(batch, &above, &back, false, &pool, &mut below)),
-                seconds(|| conv.gradient(batch, &x, &above, &pool, &mut own)),
+            let packed = [conv.pack(&theta, &pool), conv.pack_back(&theta, &pool)].map(Arc::new).map(Ready::Packed);
+            let raw = Ready::Theta(&theta);
+            let mut times = vec![
+                ("pack", seconds(|| drop(black_box(conv.pack(&theta, &pool))))),
+                ("forward", seconds(|| conv.forward(batch, &x, &packed[0], None, &pool, &mut y))),
+                ("backward", seconds(|| conv.backward(batch, &above, &packed[1], false, &pool, &mut below))),
+                ("gradient", seconds(|| conv.gradient(batch, &x, &above, &pool, &mut own))),
             ];
+            if conv.once(batch) {
+                times.push(("forward and pack", seconds(|| conv.forward(batch, &x, &raw, None, &pool, &mut y))));
+            }
+            if conv.once_back(batch) {
+                let spent = seconds(|| conv.backward(batch, &above, &raw, false, &pool, &mut below));
+                times.push(("backward and pack", spent));
+            }
             let one = if half { 2 } else { 4 };
             let (images, weights) = ((one * (reads.len() + makes.len())) as f64, (4 * theta.len()) as f64);
             let word = format!("{products:?}").to_lowercase();
             let mut line = format!("{inputs:4} to {outputs:4} at {size:2}, {kernel} x {kernel} / {stride} {word:8}");
-            for (index, (name, spent)) in ["pack", "forward", "backward", "gradient"].into_iter().zip(times).enumerate()
-            {
-                let (flops, bytes) = if index == 0 { (0.0, 2.0 * weights) } else { (flops, images + weights) };
+            for (name, spent) in times {
+                let (flops, bytes) = if name == "pack" { (0.0, 2.0 * weights) } else { (flops, images + weights) };
                 let share = bounds.share(products, flops, bytes, spent);
                 line += &format!("  {name} {}", shares.say(&format!("{word} {name}"), spent, share));
             }

@@ -41,7 +41,6 @@ use buffer::Pool;
 use conv::Conv;
 use forth::{Forth, Kept};
 use number::Value;
-pub(super) use weights::Packed;
 
 /// What all forwards of a network share.
 #[derive(Debug)]

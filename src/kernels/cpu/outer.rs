@@ -10,10 +10,10 @@ use super::parallel::{Shared, each};
 use super::pointwise::add;
 use super::product::TASKS;
 use super::simd::{Level, Strided};
-use super::weights::{Panel, panels, strips};
+use super::weights::{Panel, channels, panels, strips};
 use crate::wide::wide;
 
-/// Input channels that one task takes.
+/// Channels that one task takes, of inputs and of outputs: what it reads stays in a cache until all its panels saw it.
 const SLICE: usize = 64;
 /// Rows summed in registers before they go to memory.
 const SUM: usize = 128;
@@ -42,14 +42,15 @@ pub(super) fn outer(
     assert_eq!(sums.len(), size, "sums of their layer's size");
     let seen = height * width / if geometry.transposed { geometry.window.stride.pow(2) } else { 1 };
     in_parts(groups, pool, sums, |shared| {
+        let panels: Vec<&[Panel]> = panels.chunks(SLICE.div_ceil(level.panel())).collect();
         each(groups * panels.len() * slices, seen * batch * size, |task| {
-            let (panel, rest) = (panels[task % panels.len()], task / panels.len());
+            let (panels, rest) = (panels[task % panels.len()], task / panels.len());
             let (mine, rows) = (rest % slices * slice, rest / slices * group);
             let strip = Strip {
                 level,
                 geometry,
                 batch,
-                panel,
+                panels,
                 channels: [inputs, outputs],
                 mine: mine..(mine + slice).min(inputs),
                 home: rest / slices * size,
@@ -97,7 +98,7 @@ struct Strip<'a> {
     level: Level,
     geometry: &'a Geometry,
     batch: usize,
-    panel: Panel,
+    panels: &'a [Panel],
     /// Inputs, outputs.
     channels: [usize; 2],
     mine: Range<usize>,
@@ -107,15 +108,14 @@ struct Strip<'a> {
 
 impl Strip<'_> {
     fn run(&self, x: &[f32], above: &[f32], rows: Range<usize>, sums: &Shared) {
-        let Self { level, geometry, batch, panel, channels: [inputs, outputs], ref mine, home } = *self;
+        let Self { geometry, batch, panels, channels: [_, outputs], ref mine, .. } = *self;
         let width = geometry.output[1];
-        let wide = panel.vectors * level.lanes();
-        let kernels = level.outer(panel.vectors);
-        let home = |place: usize, input: usize| home + (place * inputs + input) * outputs + panel.start;
+        let channels = channels(panels);
         for place in 0..geometry.taps() {
             for input in mine.clone() {
+                let home = self.home(place, input) + channels.start;
                 // SAFETY: each task has its own partial sums, input and output channels.
-                unsafe { sums.part(home(place, input), panel.width) }.fill(0.0);
+                unsafe { sums.part(home, channels.len()) }.fill(0.0);
             }
         }
         // blocks of some columns, or of some of the batch in one column, stay in a first-level cache
@@ -127,33 +127,56 @@ impl Strip<'_> {
                 (0..batch).step_by(deep).map(move |start| (columns.clone(), start..(start + deep).min(batch)))
             })
             .collect();
-        // lanes past the panel's width are computed and thrown away
-        scratch(across * deep * wide, |packed| {
+        // lanes past a panel's width are computed and thrown away
+        scratch(across * deep * self.level.panel(), |packed| {
             for (row, (columns, images)) in rows.flat_map(|row| blocks.iter().map(move |block| (row, block))) {
-                let many = images.len();
-                for (column, lines) in columns.clone().zip(packed.chunks_exact_mut(many * wide)) {
-                    let first = (row * width + column) * batch + images.start;
-                    gather(&above[first * outputs + panel.start..], outputs, panel.width, lines, wide);
-                }
-                for place in 0..geometry.taps() {
-                    let Some(run) = geometry.run(row, place, columns) else { continue };
-                    let together = run.to_step == 1 && run.from_step == 1 && many == batch;
-                    let (parts, length) = if together { (1, run.count * many) } else { (run.count, many) };
-                    for j in 0..parts {
-                        let to = (run.to + j * run.to_step - columns.start) * many;
-                        let from = (run.row * geometry.input[1] + run.from + j * run.from_step) * batch + images.start;
-                        let b = Strided(packed[to * wide..][..length * wide].as_ptr(), wide);
-                        let seen = &x[from * inputs..][..length * inputs];
-                        for (input, kernel) in strips(mine.len(), kernels) {
-                            let input = mine.start + input;
-                            let a = Strided(seen[input..].as_ptr(), inputs);
-                            // SAFETY: `seen` has `length` rows of `inputs` elements, `b` as many of `wide`; the sums are this
-                            // task's own.
-                            unsafe { kernel(length, a, b, (sums.at(home(place, input)), outputs), panel.last) };
-                        }
+                for panel in panels {
+                    let wide = panel.vectors * self.level.lanes();
+                    let many = images.len();
+                    for (column, lines) in columns.clone().zip(packed.chunks_exact_mut(many * wide)) {
+                        let first = (row * width + column) * batch + images.start;
+                        gather(&above[first * outputs + panel.start..], outputs, panel.width, lines, wide);
                     }
+                    self.block(x, row, (columns, images), (panel, packed), sums);
                 }
             }
         });
+    }
+
+    /// Where a place's sums of an input begin.
+    fn home(&self, place: usize, input: usize) -> usize {
+        self.home + (place * self.channels[0] + input) * self.channels[1]
+    }
+
+    /// Adds what some columns of a row and some images give to the sums of a panel, whose gradients are packed.
+    fn block(
+        &self,
+        x: &[f32],
+        row: usize,
+        (columns, images): (&Range<usize>, &Range<usize>),
+        (panel, packed): (&Panel, &[f32]),
+        sums: &Shared,
+    ) {
+        let Self { level, geometry, batch, channels: [inputs, outputs], ref mine, .. } = *self;
+        let (wide, many, kernels) = (panel.vectors * level.lanes(), images.len(), level.outer(panel.vectors));
+        for place in 0..geometry.taps() {
+            let Some(run) = geometry.run(row, place, columns) else { continue };
+            let together = run.to_step == 1 && run.from_step == 1 && many == batch;
+            let (parts, length) = if together { (1, run.count * many) } else { (run.count, many) };
+            for j in 0..parts {
+                let to = (run.to + j * run.to_step - columns.start) * many;
+                let from = (run.row * geometry.input[1] + run.from + j * run.from_step) * batch + images.start;
+                let b = Strided(packed[to * wide..][..length * wide].as_ptr(), wide);
+                let seen = &x[from * inputs..][..length * inputs];
+                for (input, kernel) in strips(mine.len(), kernels) {
+                    let input = mine.start + input;
+                    let a = Strided(seen[input..].as_ptr(), inputs);
+                    let c = sums.at(self.home(place, input) + panel.start);
+                    // SAFETY: `seen` has `length` rows of `inputs` elements, `b` as many of `wide`; the sums are this task's
+                    // own.
+                    unsafe { kernel(length, a, b, (c, outputs), panel.last) };
+                }
+            }
+        }
     }
 }

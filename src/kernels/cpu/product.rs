@@ -3,13 +3,13 @@
 
 use std::ops::Range;
 
+use super::buffer::scratch;
 use super::geometry::Geometry;
 use super::norm;
 use super::number::{Number, Value};
 use super::parallel::{Shared, each};
 use super::simd::{Level, ROWS, Strided};
-use super::weights::{Packed, Panel, View, channels, panels, strips};
-use crate::kernels::Window;
+use super::weights::{Panel, View, channels, panels, strips};
 use crate::kernels::steps::After;
 
 /// Rows of outputs that one task makes, about.
@@ -58,19 +58,14 @@ pub(super) fn product(
     geometry: &Geometry,
     batch: usize,
     a: &[f32],
-    weights: &Packed,
+    view: View,
     (start, fold): (&Start, Option<Fold>),
     output: &mut [f32],
 ) {
-    let view = View { data: &weights.data, inputs: weights.inputs, outputs: weights.outputs, taps: weights.taps };
-    if let Some(tiling) = weights.tiling {
-        return tiling.product(batch, a, &weights.data, (start, fold), output);
-    }
     let [height, width] = geometry.output;
     // what the raw places of the tiles rest on
     assert_eq!(output.len(), height * width * batch * view.outputs, "an output has its geometry's size");
-    let across = CHUNK.div_ceil(batch).min(width);
-    let chunks = width.div_ceil(across);
+    let (across, chunks) = cut(width, batch);
     let panels = panels(level, view.outputs);
     // few rows: share out the channels too, so that each task reads only some of the weights
     let groups = TASKS.div_ceil(height * chunks).min(panels.len());
@@ -103,28 +98,35 @@ pub(super) struct Job<'a> {
     pub(super) weights: View<'a>,
 }
 
+/// How many neighbouring columns of a row a task makes, and in how many parts the row goes.
+pub(super) fn cut(width: usize, batch: usize) -> (usize, usize) {
+    let across = CHUNK.div_ceil(batch).min(width);
+    (across, width.div_ceil(across))
+}
+
 impl Job<'_> {
-    /// `run` for 1 x 1 windows: one product of whole rows, written once.
+    /// `run` for 1 x 1 windows: one product of whole rows, written once, or added to what is there.
     fn rows(&self, row: usize, columns: &Range<usize>, mine: &[Panel], keep: bool, output: &Shared) {
         let Job { level, geometry, batch, a, weights } = *self;
         let first = (row * geometry.output[1] + columns.start) * batch;
         let rows = columns.len() * batch;
         let a = &a[first * weights.inputs..][..rows * weights.inputs];
-        for panel in mine {
-            let wide = panel.vectors * level.lanes();
-            let packed = &weights.data[panel.start * weights.inputs..];
-            for block in (0..weights.inputs).step_by(DEPTH) {
-                let deep = DEPTH.min(weights.inputs - block);
-                let b = &packed[block * wide..][..deep * wide];
-                for (index, kernel) in strips(rows, level.block(panel.vectors)) {
-                    let a = Strided(a[index * weights.inputs + block..].as_ptr(), weights.inputs);
-                    let c = output.at((first + index) * weights.outputs + panel.start);
-                    // SAFETY: `strips` stays below `rows`; each row of `a` has `deep` elements from `block` on, `b` as many
-                    // of `wide`; the panel's channels of these rows of the output are this task's own.
-                    unsafe { kernel(deep, a, b.as_ptr(), (c, weights.outputs), block == 0 && !keep) };
+        scratch(weights.room(DEPTH.min(weights.inputs), level.panel()), |room| {
+            for panel in mine {
+                let wide = panel.vectors * level.lanes();
+                for block in (0..weights.inputs).step_by(DEPTH) {
+                    let deep = DEPTH.min(weights.inputs - block);
+                    let b = weights.block((*panel, wide), 0, block..block + deep, room);
+                    for (index, kernel) in strips(rows, level.block(panel.vectors)) {
+                        let a = Strided(a[index * weights.inputs + block..].as_ptr(), weights.inputs);
+                        let c = output.at((first + index) * weights.outputs + panel.start);
+                        // SAFETY: `strips` stays below `rows`; each row of `a` has `deep` elements from `block` on, `b` as
+                        // many of `wide`; the panel's channels of these rows of the output are this task's own.
+                        unsafe { kernel(deep, a, b.as_ptr(), (c, weights.outputs), block == 0 && !keep) };
+                    }
                 }
             }
-        }
+        });
     }
 
     /// Some columns and channels of one row of outputs, which nobody else touches meanwhile.
@@ -132,7 +134,8 @@ impl Job<'_> {
         let Job { level, geometry, batch, a, weights } = *self;
         let width = geometry.output[1];
         let whole = mine.iter().all(|panel| panel.last == level.lanes());
-        if geometry.window == Window::new(1, 1, 0) && whole && !matches!(start, Start::Bias(Some(_))) {
+        let by_pixel = geometry.by_pixel() && whole;
+        if by_pixel && !matches!(start, Start::Bias(Some(_))) {
             return self.rows(row, columns, mine, matches!(start, Start::Keep), output);
         }
         if let Start::Bias(bias) = start {
@@ -147,10 +150,12 @@ impl Job<'_> {
                 }
             }
         }
+        if by_pixel {
+            return self.rows(row, columns, mine, true, output);
+        }
         for panel in mine {
             let wide = panel.vectors * level.lanes();
             let tile = level.tile(panel.vectors);
-            let packed = &weights.data[panel.start * weights.inputs * weights.taps..];
             for place in 0..weights.taps {
                 let Some(run) = geometry.run(row, place, columns) else { continue };
                 let to = (row * width + run.to) * batch;
@@ -162,7 +167,7 @@ impl Job<'_> {
                 let rows = run.count * batch;
                 for block in (0..weights.inputs).step_by(DEPTH) {
                     let deep = DEPTH.min(weights.inputs - block);
-                    let b = &packed[(place * weights.inputs + block) * wide..][..deep * wide];
+                    let b = weights.block((*panel, wide), place, block..block + deep, &mut []);
                     for index in (0..rows).step_by(ROWS) {
                         let mut spill = [0.0_f32; 64];
                         let mut sources = [a.as_ptr(); ROWS];

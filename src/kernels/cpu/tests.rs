@@ -6,7 +6,7 @@ use super::buffer::Pool;
 use super::conv::Conv;
 use super::geometry::Geometry;
 use super::number::Value;
-use super::weights::Weights;
+use super::weights::{Ready, Weights};
 use super::*;
 use crate::kernels::checks::{answer, normal, numbers, program, program_of, residual, run, stem};
 use crate::kernels::{Op, Products, Window, reference};
@@ -65,9 +65,21 @@ fn convolve(conv: &Conv, batch: usize, data: [&[f32]; 4], [reads, makes]: [bool;
     let (mut y, mut below) = (Value::of(&vec![9.0; above.len()], makes), Value::of(&vec![1.0; x.len()], makes));
     let mut of_theta = vec![9.0; theta.len()];
     let (x, above) = (Value::of(x, reads), Value::of(above, reads));
-    conv.forward(batch, &x, &conv.pack(theta, &pool), Some(bias), &pool, &mut y);
-    conv.backward(batch, &above, &conv.pack_back(theta, &pool), true, &pool, &mut below);
+    let packed = [conv.pack(theta, &pool), conv.pack_back(theta, &pool)].map(|packed| Ready::Packed(Arc::new(packed)));
+    conv.forward(batch, &x, &packed[0], Some(bias), &pool, &mut y);
+    conv.backward(batch, &above, &packed[1], true, &pool, &mut below);
     conv.gradient(batch, &x, &above, &pool, &mut of_theta);
+    // the same bits where tasks pack what they come to
+    let [mut again, mut again_below] =
+        [(&data[2], 9.0), (&data[1], 1.0)].map(|(like, value)| Value::of(&vec![value; like.len()], makes));
+    if conv.once(batch) {
+        conv.forward(batch, &x, &Ready::Theta(theta), Some(bias), &pool, &mut again);
+        assert!(again.numbers() == y.numbers(), "batch {batch}: other bits forward");
+    }
+    if conv.once_back(batch) {
+        conv.backward(batch, &above, &Ready::Theta(theta), true, &pool, &mut again_below);
+        assert!(again_below.numbers() == below.numbers(), "batch {batch}: other bits back");
+    }
     [y.numbers(), below.numbers(), of_theta]
 }
 
@@ -97,20 +109,27 @@ fn multiply_adds_are_what_the_loops_go_over() {
 #[test]
 fn every_way_of_convolving_is_the_plain_sum() {
     let cases = [
-        // size, channels, padding, batch
-        ([4, 4], [8, 8], 1, 1),
-        ([13, 10], [24, 70], 1, 3),
-        ([9, 7], [70, 40], 1, 70),
-        ([8, 8], [33, 130], 1, 5),
-        ([10, 9], [17, 9], 0, 4),
-        ([6, 11], [9, 16], 2, 2),
+        // size, channels, kernel, padding, batch
+        ([4, 4], [8, 8], 3, 1, 1),
+        ([13, 10], [24, 70], 3, 1, 3),
+        ([9, 7], [70, 40], 3, 1, 70),
+        ([8, 8], [33, 130], 3, 1, 5),
+        ([10, 9], [17, 9], 3, 0, 4),
+        ([6, 11], [9, 16], 3, 2, 2),
+        // each weight is read by one task
+        ([4, 4], [150, 84], 3, 1, 16),
+        ([3, 2], [300, 48], 1, 0, 7),
+        ([3, 2], [19, 160], 1, 0, 2),
+        ([1, 1], [140, 64], 1, 0, 100),
+        // of 1 x 1 windows too, by several
+        ([3, 5], [48, 70], 1, 0, 60),
     ];
-    for (size, [inputs, outputs], padding, batch) in cases {
-        let window = Window::new(3, 1, padding);
-        let output = size.map(|size| size + 2 * padding - 2);
+    for (size, [inputs, outputs], kernel, padding, batch) in cases {
+        let (window, taps) = (Window::new(kernel, 1, padding), kernel * kernel);
+        let output = size.map(|size| size + 2 * padding + 1 - kernel);
         let geometry = Geometry { output, input: size, window, transposed: false };
-        let weights = Weights { inputs, outputs, input_step: 9, output_step: inputs * 9, taps: 9 };
-        let theta = normal(inputs * outputs * 9, 1, 0.1);
+        let weights = Weights { inputs, outputs, input_step: taps, output_step: inputs * taps, taps };
+        let theta = normal(inputs * outputs * taps, 1, 0.1);
         let x = normal(size[0] * size[1] * batch * inputs, 2, 1.0);
         let above = normal(output[0] * output[1] * batch * outputs, 3, 1.0);
         let bias = normal(outputs, 4, 1.0);
@@ -122,7 +141,7 @@ fn every_way_of_convolving_is_the_plain_sum() {
         {
             let conv = Conv::new(level, geometry, weights, products);
             let direct = products == Products::Direct;
-            assert!(direct || conv.is_winograd(), "{size:?}");
+            assert!(direct || kernel == 1 || conv.is_winograd(), "{size:?}");
             let found = convolve(&conv, batch, [&theta, &x, &above, &bias], [false, false]);
             for (index, (found, truth)) in found.iter().zip(&truth).enumerate() {
                 let largest = truth.iter().fold(0.0_f64, |a, b| a.max(b.abs()));
@@ -214,7 +233,7 @@ fn same_bits_in_any_batch(products: Products) {
     let theta = normal(20 * 70 * 9, 1, 0.1);
     let image = normal(72 * 20, 2, 1.0);
     let conv = Conv::new(simd::Level::best(), geometry, weights, products);
-    let packed = conv.pack(&theta, &pool);
+    let packed = Ready::Packed(Arc::new(conv.pack(&theta, &pool)));
     let half = products == Products::Bf16;
     let forward = |batch: usize, x: &[f32]| {
         let mut y = Value::of(&vec![0.0; 72 * 70 * batch], half);
@@ -367,7 +386,7 @@ fn changed_bits_need_a_raised_version() {
     let (conv, theta, data) = winograd();
     let (pool, data, mut of_theta) = (Arc::new(Pool::default()), Value::of(&data, false), theta.clone());
     let mut y = Value::of(&data.numbers(), false);
-    conv.forward(3, &data, &conv.pack(&theta, &pool), None, &pool, &mut y);
+    conv.forward(3, &data, &Ready::Packed(Arc::new(conv.pack(&theta, &pool))), None, &pool, &mut y);
     conv.gradient(3, &data, &y, &pool, &mut of_theta);
     let more: Vec<f32> = y.numbers().into_iter().chain(of_theta).collect();
     let best = simd::Level::best();

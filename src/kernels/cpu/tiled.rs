@@ -15,7 +15,7 @@ use super::parallel::{Shared, each};
 use super::product::TASKS;
 use super::tiles::{self, DEEP, Product, SIDE, Sizes, Term};
 use super::turn::turn;
-use super::weights::{Packed, Weights, gather};
+use super::weights::{Weights, gather};
 use crate::wide::wide;
 
 /// Elements of a chunk.
@@ -107,7 +107,7 @@ pub(super) fn right(weights: Weights, theta: &[f32], pool: &Arc<Pool>) -> Buffer
         for first in [first, first + SIDE] {
             scratch(SIDE * taps * SIDE, |block| {
                 block.fill(0.0);
-                gather(weights, theta, &(first.min(inputs)..(first + SIDE).min(inputs)), &outputs, block);
+                gather(weights, theta, &(first.min(inputs)..(first + SIDE).min(inputs)), &outputs, block, SIDE);
                 for place in 0..taps {
                     for k in (0..SIDE).step_by(2).take_while(|k| (first + k) / 2 < pairs) {
                         let row = |k: usize| &block[(k * taps + place) * SIDE..][..SIDE];
@@ -168,14 +168,14 @@ pub(super) fn product(
     geometry: &Geometry,
     batch: usize,
     x: &Value,
-    weights: &Packed,
+    (weights, data): (Weights, &[f32]),
     end: &End,
     pool: &Arc<Pool>,
     output: &mut Value,
 ) {
     match output {
-        Value::Full(output) => product_of(geometry, batch, x, weights, end, pool, output),
-        Value::Half(output) => product_of(geometry, batch, x, weights, end, pool, output),
+        Value::Full(output) => product_of(geometry, batch, x, (weights, data), end, pool, output),
+        Value::Half(output) => product_of(geometry, batch, x, (weights, data), end, pool, output),
     }
 }
 
@@ -183,13 +183,12 @@ fn product_of<N: Number>(
     geometry: &Geometry,
     batch: usize,
     x: &Value,
-    weights: &Packed,
+    (weights, data): (Weights, &[f32]),
     end: &End,
     pool: &Arc<Pool>,
     output: &mut [N],
 ) {
-    let Packed { inputs, outputs, .. } = *weights;
-    let weights = &weights.data;
+    let Weights { inputs, outputs, .. } = weights;
     let [height, width] = geometry.output;
     let pixels = height * width;
     let depth = Depth::of(inputs);
@@ -199,10 +198,10 @@ fn product_of<N: Number>(
     // what the raw places of the tiles rest on
     assert_eq!(x.len(), geometry.input[0] * geometry.input[1] * batch * depth.whole(), "inputs of that size");
     assert_eq!(output.len(), pixels * batch * outputs, "outputs of that size");
-    assert!(weights.len() >= columns * size, "weights of that size");
+    assert!(data.len() >= columns * size, "weights of that size");
     // weights that are near are read again and again, others once by each task
     let blocks = columns.div_ceil(2);
-    let groups = (4 * weights.len()).div_ceil(NEAR).min(blocks);
+    let groups = (4 * data.len()).div_ceil(NEAR).min(blocks);
     let group = blocks.div_ceil(groups);
     let groups = blocks.div_ceil(group);
     let chunk = pixels.div_ceil(TASKS.div_ceil(groups).min(pixels));
@@ -217,7 +216,7 @@ fn product_of<N: Number>(
         for pixel in first..(first + chunk).min(pixels) {
             terms.extend(seen(geometry, pixel).map(|(place, from)| Term {
                 left: x[from * batch * depth.whole()..].as_ptr().cast(),
-                right: weights[place * depth.whole() / 2 * SIDE..].as_ptr().cast(),
+                right: data[place * depth.whole() / 2 * SIDE..].as_ptr().cast(),
             }));
             ends.push(terms.len());
         }

@@ -32,8 +32,9 @@ type Output = unsafe fn(
     to_step: usize,
     fresh: bool,
 );
-/// Nine rows of `wide` elements, to 12 places `step` apart in each of three pairs `pair` apart.
-type Window = unsafe fn(window: *const f32, wide: usize, to: *mut f32, step: usize, pair: usize);
+/// Nine rows of `wide` elements, whole vectors, to the 12 places of a pair, `step` apart. Rows follow each other by so many
+/// elements, less than 0 for a window that is turned round.
+type Window = unsafe fn(window: *const f32, row: isize, wide: usize, to: *mut f32, step: usize);
 /// `wide` elements, whole vectors, of 36 places `step` apart, in the order pair, place, to nine rows.
 type Unwindow = unsafe fn(places: *const f32, step: usize, wide: usize, window: *mut f32);
 
@@ -42,7 +43,7 @@ pub(super) struct Transforms {
     pub(super) input: [Input; PAIRS],
     pub(super) gradient: [Gradient; PAIRS],
     pub(super) output: [Output; PAIRS],
-    pub(super) window: Window,
+    pub(super) window: [Window; PAIRS],
     pub(super) unwindow: Unwindow,
 }
 
@@ -69,7 +70,7 @@ macro_rules! level {
                 input: [input::<0>, input::<1>, input::<2>],
                 gradient: [gradient::<0>, gradient::<1>, gradient::<2>],
                 output: [output::<0>, output::<1>, output::<2>],
-                window,
+                window: [window::<0>, window::<1>, window::<2>],
                 unwindow,
             };
 
@@ -295,20 +296,26 @@ macro_rules! level {
             /// # Safety
             /// As the type says; the processor has the level's features.
             $(#[$attribute])?
-            unsafe fn window(window: *const f32, wide: usize, to: *mut f32, step: usize, pair: usize) {
+            unsafe fn window<const PAIR: usize>(
+                window: *const f32,
+                row: isize,
+                wide: usize,
+                to: *mut f32,
+                step: usize,
+            ) {
                 for at in (0..wide).step_by($lanes) {
                     let mut columns = [[zero(); 6]; 3];
                     for (column, to) in columns.iter_mut().enumerate() {
+                        let place = |index: isize| window.wrapping_offset((index + column as isize) * row + at as isize);
                         // SAFETY: a whole vector of each of the nine rows.
-                        let g = unsafe { [0, 3, 6].map(|row| load(window.add((row + column) * wide + at))) };
+                        let g = [0, 3, 6].map(|index| unsafe { load(place(index)) });
                         *to = widen(g);
                     }
-                    for row in 0..6 {
+                    for (half, row) in [[1, 2], [3, 4], [0, 5]][PAIR].into_iter().enumerate() {
                         let places = widen([columns[0][row], columns[1][row], columns[2][row]]);
-                        let (home, half) = [(2, 0), (0, 0), (0, 1), (1, 0), (1, 1), (2, 1)][row];
                         for (column, value) in places.into_iter().enumerate() {
                             // SAFETY: a whole vector of the place.
-                            unsafe { store(to.add(home * pair + (6 * half + column) * step + at), value) };
+                            unsafe { store(to.add((6 * half + column) * step + at), value) };
                         }
                     }
                 }

@@ -8,7 +8,10 @@ pub(super) fn turn(from: &[f32], from_row: usize, to: &mut [f32], to_row: usize)
     #[cfg(target_arch = "x86_64")]
     if is_x86_feature_detected!("avx512f") {
         // SAFETY: the feature is there.
-        return unsafe { wide(from, from_row, to, to_row) };
+        return unsafe { avx512(from, from_row, to, to_row) };
+    } else if is_x86_feature_detected!("avx2") {
+        // SAFETY: the feature is there.
+        return unsafe { avx2(from, from_row, to, to_row) };
     }
     plain(from, from_row, to, to_row);
 }
@@ -23,7 +26,7 @@ fn plain(from: &[f32], from_row: usize, to: &mut [f32], to_row: usize) {
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
-fn wide(from: &[f32], from_row: usize, to: &mut [f32], to_row: usize) {
+fn avx512(from: &[f32], from_row: usize, to: &mut [f32], to_row: usize) {
     use std::arch::x86_64::{
         __m512i, _mm512_loadu_si512, _mm512_shuffle_i32x4, _mm512_storeu_si512, _mm512_unpackhi_epi32,
         _mm512_unpackhi_epi64, _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,
@@ -63,6 +66,46 @@ fn wide(from: &[f32], from_row: usize, to: &mut [f32], to_row: usize) {
     }
 }
 
+/// By quarters of 8 x 8.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+fn avx2(from: &[f32], from_row: usize, to: &mut [f32], to_row: usize) {
+    use std::arch::x86_64::{
+        __m256, _mm256_loadu_ps, _mm256_permute2f128_ps, _mm256_shuffle_ps, _mm256_storeu_ps, _mm256_unpackhi_ps,
+        _mm256_unpacklo_ps,
+    };
+    const SIDE: usize = SQUARE / 2;
+    for (top, left) in [(0, 0), (0, SIDE), (SIDE, 0), (SIDE, SIDE)] {
+        // SAFETY: 8 words within the slice.
+        let load = |row: usize| unsafe { _mm256_loadu_ps(from[(top + row) * from_row + left..][..SIDE].as_ptr()) };
+        let rows: [__m256; SIDE] = std::array::from_fn(load);
+        let mut pairs = rows;
+        for i in (0..SIDE).step_by(2) {
+            pairs[i] = _mm256_unpacklo_ps(rows[i], rows[i + 1]);
+            pairs[i + 1] = _mm256_unpackhi_ps(rows[i], rows[i + 1]);
+        }
+        // quads[4 g + q], half h: column 4 h + q of rows 4 g to 4 g + 3
+        let mut quads = pairs;
+        for i in (0..SIDE).step_by(4) {
+            quads[i] = _mm256_shuffle_ps::<0x44>(pairs[i], pairs[i + 2]);
+            quads[i + 1] = _mm256_shuffle_ps::<0xee>(pairs[i], pairs[i + 2]);
+            quads[i + 2] = _mm256_shuffle_ps::<0x44>(pairs[i + 1], pairs[i + 3]);
+            quads[i + 3] = _mm256_shuffle_ps::<0xee>(pairs[i + 1], pairs[i + 3]);
+        }
+        for q in 0..4 {
+            let columns = [
+                _mm256_permute2f128_ps::<0x20>(quads[q], quads[4 + q]),
+                _mm256_permute2f128_ps::<0x31>(quads[q], quads[4 + q]),
+            ];
+            for (half, column) in columns.into_iter().enumerate() {
+                let row = &mut to[(left + 4 * half + q) * to_row + top..][..SIDE];
+                // SAFETY: 8 words within the slice.
+                unsafe { _mm256_storeu_ps(row.as_mut_ptr(), column) };
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -74,6 +117,13 @@ mod tests {
         turn(&from, 19, &mut to, 21);
         plain(&from, 19, &mut slow, 21);
         assert_eq!(to, slow);
+        #[cfg(target_arch = "x86_64")]
+        if is_x86_feature_detected!("avx2") {
+            to.fill(-1.0);
+            // SAFETY: the feature is there.
+            unsafe { avx2(&from, 19, &mut to, 21) };
+            assert_eq!(to, slow);
+        }
         for (place, word) in to.into_iter().enumerate() {
             let (row, column) = (place / 21, place % 21);
             assert_eq!(word, if column < SQUARE { from[column * 19 + row] } else { -1.0 });

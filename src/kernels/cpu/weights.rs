@@ -74,72 +74,121 @@ pub(super) fn channels(panels: &[Panel]) -> Range<usize> {
     first..panels.last().map_or(first, |panel| panel.start + panel.width)
 }
 
-/// Weights in the order the inner loop reads them: panel, place, input channel, output channel, zeros at the end; or as
-/// Winograd's algorithm reads them.
-#[derive(Debug)]
-pub struct Packed {
-    pub(super) data: Buffer,
-    pub(super) inputs: usize,
-    pub(super) outputs: usize,
-    pub(super) taps: usize,
-    pub(super) tiling: Option<Tiling>,
+/// Weights for one product.
+#[derive(Clone, Debug)]
+pub(super) enum Ready<'a> {
+    /// In the order in which the inner loops read them: panel, place, input channel, output channel, zeros at the end; or as
+    /// Winograd's algorithm or the tile registers take them.
+    Packed(Arc<Buffer>),
+    /// As theta has them, where one task alone reads each of them: it packs what it comes to.
+    Theta(&'a [f32]),
 }
 
-impl Packed {
-    /// Places and input channels as one.
-    pub(super) fn view(&self) -> View<'_> {
-        View { data: &self.data, inputs: self.inputs * self.taps, outputs: self.outputs, taps: 1 }
-    }
-}
-
-/// Packed weights, seen as so many places.
+/// Weights seen as so many places.
 #[derive(Clone, Copy)]
 pub(super) struct View<'a> {
-    pub(super) data: &'a [f32],
+    source: Source<'a>,
     pub(super) inputs: usize,
     pub(super) outputs: usize,
     pub(super) taps: usize,
+}
+
+#[derive(Clone, Copy)]
+enum Source<'a> {
+    Packed(&'a [f32]),
+    /// Of 1 x 1 windows.
+    Theta(&'a [f32], Weights),
+}
+
+impl<'a> View<'a> {
+    pub(super) fn of(ready: &'a Ready, weights: Weights) -> Self {
+        let Weights { inputs, outputs, taps, .. } = weights;
+        let source = match ready {
+            Ready::Packed(packed) => Source::Packed(packed),
+            Ready::Theta(theta) => Source::Theta(theta, weights),
+        };
+        Self { source, inputs, outputs, taps }
+    }
+
+    /// Places and input channels as one.
+    pub(super) fn joined(self) -> Self {
+        Self { inputs: self.inputs * self.taps, taps: 1, ..self }
+    }
+
+    /// Floats that `block` needs of its caller for so many inputs.
+    pub(super) fn room(&self, inputs: usize, wide: usize) -> usize {
+        if matches!(self.source, Source::Packed(_)) { 0 } else { inputs * wide }
+    }
+
+    /// Some inputs of a place and of a panel, as rows of `wide`, whole vectors.
+    pub(super) fn block<'b>(
+        &self,
+        (panel, wide): (Panel, usize),
+        place: usize,
+        inputs: Range<usize>,
+        room: &'b mut [f32],
+    ) -> &'b [f32]
+    where
+        'a: 'b,
+    {
+        match self.source {
+            // all panels before it are full
+            Source::Packed(data) => {
+                let start = panel.start * self.inputs * self.taps + (place * self.inputs + inputs.start) * wide;
+                &data[start..start + inputs.len() * wide]
+            }
+            Source::Theta(theta, weights) => {
+                let rows = &mut room[..inputs.len() * wide];
+                let chunks = inputs.clone().step_by(BLOCK).map(|first| first..(first + BLOCK).min(inputs.end));
+                for (mine, rows) in chunks.zip(rows.chunks_mut(BLOCK * wide)) {
+                    blocks(weights, theta, &mine, (panel, wide), rows);
+                }
+                rows
+            }
+        }
+    }
 }
 
 /// Channels of a block: all places of 16 x 16 channels stay in a first-level cache while they are turned.
 pub(super) const BLOCK: usize = SQUARE;
 
-/// The weights of a block of channels by place: `block[(k taps + place) BLOCK + n]` for input k and output n of it.
+/// The weights of a block of channels by place: `block[(k taps + place) step + n]` for input k and output n of it.
 pub(super) fn gather(
     weights: Weights,
     theta: &[f32],
     inputs: &Range<usize>,
     outputs: &Range<usize>,
     block: &mut [f32],
+    step: usize,
 ) {
     let Weights { input_step, output_step, taps, .. } = weights;
     let whole = inputs.len() == BLOCK && outputs.len() == BLOCK;
     if input_step == taps && whole {
         let first = &theta[inputs.start * taps + outputs.start * output_step..];
         for start in (0..taps * BLOCK).step_by(BLOCK) {
-            turn(&first[start..], output_step, &mut block[start * BLOCK..], BLOCK);
+            turn(&first[start..], output_step, &mut block[start * step..], step);
         }
     } else if taps == 1 && output_step == 1 {
-        for (row, input) in block.chunks_exact_mut(BLOCK).zip(inputs.clone()) {
+        for (row, input) in block.chunks_mut(step).zip(inputs.clone()) {
             row[..outputs.len()].copy_from_slice(&theta[input * input_step + outputs.start..][..outputs.len()]);
         }
     } else if input_step == taps {
         // the windows of an output's inputs follow each other
         for (n, output) in outputs.clone().enumerate() {
             let run = &theta[inputs.start * taps + output * output_step..][..inputs.len() * taps];
-            block.chunks_exact_mut(BLOCK).zip(run).for_each(|(row, value)| row[n] = *value);
+            block.chunks_mut(step).zip(run).for_each(|(row, value)| row[n] = *value);
         }
     } else {
         // those of an input's outputs do
         for (k, input) in inputs.clone().enumerate() {
-            let run = &theta[input * input_step + outputs.start * taps..][..outputs.len() * taps];
-            let rows = &mut block[k * taps * BLOCK..][..taps * BLOCK];
+            let run = &theta[input * input_step + outputs.start * taps..];
+            let rows = &mut block[k * taps * step..];
             if whole && taps <= WINDOW {
-                turn_windows(run, taps, rows);
+                turn_windows(run, taps, rows, step);
                 continue;
             }
-            for (n, window) in run.chunks_exact(taps).enumerate() {
-                rows.chunks_exact_mut(BLOCK).zip(window).for_each(|(row, value)| row[n] = *value);
+            for (n, window) in run.chunks_exact(taps).take(outputs.len()).enumerate() {
+                rows.chunks_mut(step).zip(window).for_each(|(row, value)| row[n] = *value);
             }
         }
     }
@@ -148,34 +197,39 @@ pub(super) fn gather(
 /// Places of a window that a square holds.
 const WINDOW: usize = BLOCK;
 
-/// `rows[place][n] = run[n][place]`, of a block's channels.
-fn turn_windows(run: &[f32], taps: usize, rows: &mut [f32]) {
+/// `rows[place step + n] = run[n taps + place]`, of a block's channels.
+fn turn_windows(run: &[f32], taps: usize, rows: &mut [f32], step: usize) {
+    let mut square = [0.0; BLOCK * BLOCK];
     // a square reads past the last window
-    let (mut padded, mut square) = ([0.0; BLOCK * WINDOW + BLOCK], [0.0; BLOCK * BLOCK]);
-    padded[..run.len()].copy_from_slice(run);
-    turn(&padded, taps, &mut square, BLOCK);
-    rows.copy_from_slice(&square[..rows.len()]);
+    if run.len() >= (BLOCK - 1) * taps + BLOCK {
+        turn(run, taps, &mut square, BLOCK);
+    } else {
+        let mut padded = [0.0; BLOCK * WINDOW + BLOCK];
+        padded[..BLOCK * taps].copy_from_slice(&run[..BLOCK * taps]);
+        turn(&padded, taps, &mut square, BLOCK);
+    }
+    for (row, values) in rows.chunks_mut(step).zip(square.chunks_exact(BLOCK)).take(taps) {
+        row[..BLOCK].copy_from_slice(values);
+    }
 }
 
-/// Fills `block` with each block of some inputs and of a panel's outputs, with zeros past its last one up to `wide`, and calls `put`
-/// with it and with where in the panel it begins.
+/// The weights of some inputs, at most a block of them, and of a panel's outputs: rows of `wide`, by input and place, with zeros past
+/// the last output.
 pub(super) fn blocks(
     weights: Weights,
     theta: &[f32],
     inputs: &Range<usize>,
     (panel, wide): (Panel, usize),
-    block: &mut [f32],
-    mut put: impl FnMut(usize, &[f32]),
+    rows: &mut [f32],
 ) {
-    let block = &mut block[..inputs.len() * weights.taps * BLOCK];
-    for start in (0..wide).step_by(BLOCK) {
-        let from = panel.start + start;
-        let to = (from + BLOCK).min(panel.start + panel.width);
-        if to < from + BLOCK {
-            block.fill(0.0);
-        }
-        gather(weights, theta, inputs, &(from..to.max(from)), block);
-        put(start, block);
+    if panel.width < wide {
+        rows.fill(0.0);
+    }
+    // lines of theta are taken as they are, squares are turned
+    let together = if (weights.taps, weights.output_step) == (1, 1) { panel.width } else { BLOCK };
+    for start in (0..panel.width).step_by(together) {
+        let outputs = panel.start + start..panel.start + (start + together).min(panel.width);
+        gather(weights, theta, inputs, &outputs, &mut rows[start..], wide);
     }
 }
 
@@ -216,33 +270,10 @@ fn scatter(weights: Weights, theta: &Shared, inputs: &Range<usize>, outputs: &Ra
     }
 }
 
-/// Packs some inputs of a panel of 1 x 1 windows without a detour, where they lie so that this can be.
-fn lines(weights: Weights, theta: &[f32], inputs: &Range<usize>, panel: Panel, rows: &mut [f32]) -> bool {
-    let Weights { input_step, output_step, .. } = weights;
-    let wide = rows.len() / inputs.len();
-    if output_step == 1 {
-        for (row, input) in rows.chunks_exact_mut(wide).zip(inputs.clone()) {
-            let (live, rest) = row.split_at_mut(panel.width);
-            live.copy_from_slice(&theta[input * input_step + panel.start..][..panel.width]);
-            rest.fill(0.0);
-        }
-        return true;
-    }
-    let squares = inputs.len() == BLOCK && panel.width == wide && wide.is_multiple_of(BLOCK);
-    if input_step == 1 && squares {
-        for start in (0..wide).step_by(BLOCK) {
-            let from = &theta[(panel.start + start) * output_step + inputs.start..];
-            turn(from, output_step, &mut rows[start..], wide);
-        }
-        return true;
-    }
-    false
-}
-
-pub(super) fn pack(level: Level, weights: Weights, tiling: Option<Tiling>, theta: &[f32], pool: &Arc<Pool>) -> Packed {
+pub(super) fn pack(level: Level, weights: Weights, tiling: Option<Tiling>, theta: &[f32], pool: &Arc<Pool>) -> Buffer {
     let Weights { inputs, outputs, taps, .. } = weights;
     if let Some(tiling) = tiling {
-        return Packed { data: tiling.pack(theta, pool), inputs, outputs, taps, tiling: Some(tiling) };
+        return tiling.pack(theta, pool);
     }
     let panels = panels(level, outputs);
     let rows = inputs * taps;
@@ -257,24 +288,20 @@ pub(super) fn pack(level: Level, weights: Weights, tiling: Option<Tiling>, theta
         if taps == 1 {
             // SAFETY: each task has its own panel and input channels.
             let rows = unsafe { shared.part(panel.start * rows + first * wide, mine.len() * wide) };
-            if lines(weights, theta, &mine, panel, rows) {
-                return;
-            }
+            return blocks(weights, theta, &mine, (panel, wide), rows);
         }
-        scratch(mine.len() * taps * BLOCK, |block| {
-            blocks(weights, theta, &mine, (panel, wide), block, |start, block| {
-                for (row, values) in block.chunks_exact(BLOCK).enumerate() {
-                    let (input, place) = (first + row / taps, row % taps);
-                    // all panels before it are full
-                    let at = panel.start * rows + (place * inputs + input) * wide + start;
-                    let count = BLOCK.min(wide - start);
-                    // SAFETY: each task has its own panel and input channels.
-                    unsafe { shared.part(at, count) }.copy_from_slice(&values[..count]);
-                }
-            });
+        scratch(mine.len() * taps * wide, |windows| {
+            blocks(weights, theta, &mine, (panel, wide), windows);
+            for (row, values) in windows.chunks_exact(wide).enumerate() {
+                let (input, place) = (first + row / taps, row % taps);
+                // all panels before it are full
+                let at = panel.start * rows + (place * inputs + input) * wide;
+                // SAFETY: each task has its own panel and input channels.
+                unsafe { shared.part(at, wide) }.copy_from_slice(values);
+            }
         });
     });
-    Packed { data, inputs, outputs, taps, tiling: None }
+    data
 }
 
 /// From place x input x output to theta's layout.

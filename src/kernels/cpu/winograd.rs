@@ -23,7 +23,7 @@ use super::parallel::{Shared, each};
 use super::product::{DEPTH, Fold, Start, TASKS};
 use super::simd::{Level, Strided};
 use super::transform::{PAIRS, Transforms};
-use super::weights::{BLOCK, Panel, Weights, blocks, channels, panels, strips};
+use super::weights::{BLOCK, Panel, Ready, Weights, blocks, channels, panels, strips};
 
 /// Outputs along one side of a tile, and the inputs they see.
 const SIDE: usize = 4;
@@ -116,41 +116,53 @@ impl Tiling {
 
     /// G g G', in the order it is read: pair, panel, place, input channel, output channel.
     pub(super) fn pack(&self, theta: &[f32], pool: &Arc<Pool>) -> Buffer {
-        /// Input channels of one task.
-        const CHUNK: usize = BLOCK;
-        let Self { level, weights, .. } = *self;
-        let Weights { inputs, outputs, .. } = weights;
+        let Self { level, weights: Weights { inputs, outputs, .. }, .. } = *self;
         let panels = panels(level, outputs);
-        let transforms = Transforms::at(level);
         let pair: usize = panels.iter().map(|panel| PLACES * place(inputs, panel.vectors * level.lanes())).sum();
         let mut packed = pool.lend(PAIRS * pair);
         let shared = Shared::new(&mut packed);
-        let chunks = inputs.div_ceil(CHUNK);
+        let chunks = inputs.div_ceil(BLOCK);
         each(panels.len() * chunks, 16 * pair, |task| {
-            let (panel, chunk) = (panels[task / chunks], task % chunks * CHUNK);
+            let (panel, chunk) = (panels[task / chunks], task % chunks * BLOCK);
             let wide = panel.vectors * level.lanes();
-            let mine = chunk..(chunk + CHUNK).min(inputs);
-            scratch(9 * CHUNK * (wide + BLOCK), |space| {
-                let (windows, block) = space.split_at_mut(9 * CHUNK * wide);
-                blocks(weights, theta, &mine, (panel, wide), block, |start, block| {
-                    let count = BLOCK.min(wide - start);
-                    for (row, values) in block.chunks_exact(BLOCK).enumerate() {
-                        let row = if self.turned { row / 9 * 9 + 8 - row % 9 } else { row };
-                        windows[row * wide + start..][..count].copy_from_slice(&values[..count]);
+            let mine = chunk..(chunk + BLOCK).min(inputs);
+            let (home, step) = (home(level, panel, inputs) + mine.start * wide, place(inputs, wide));
+            let end = home + (PAIRS - 1) * pair + (PLACES - 1) * step + mine.len() * wide;
+            assert!(end <= PAIRS * pair, "the last place is within the buffer");
+            scratch(mine.len() * 9 * wide, |windows| {
+                self.windows(theta, &mine, (panel, wide), windows);
+                for (k, window) in windows.chunks_exact(9 * wide).enumerate() {
+                    for (index, transform) in Transforms::at(level).window.iter().enumerate() {
+                        let (from, row) = self.start(window, wide);
+                        let to = shared.at(home + index * pair + k * wide);
+                        // SAFETY: nine rows of `wide` in; out of the pair's 12 places one row of `wide`, this task's own, the
+                        // last of which was found to be within the buffer.
+                        unsafe { transform(from, row, wide, to, step) };
                     }
-                });
-                for (k, input) in mine.clone().enumerate() {
-                    let window = &windows[k * 9 * wide..][..9 * wide];
-                    let home = home(level, panel, inputs) + input * wide;
-                    let end = home + (PAIRS - 1) * pair + (PLACES - 1) * place(inputs, wide) + wide;
-                    assert!(end <= PAIRS * pair, "the last place is within the buffer");
-                    // SAFETY: nine vectors' rows of `wide` in; out of each pair's 12 places one row of `wide`, this task's
-                    // own, the last of which was found to be within the buffer.
-                    unsafe { (transforms.window)(window.as_ptr(), wide, shared.at(home), place(inputs, wide), pair) };
                 }
             });
         });
         packed
+    }
+
+    /// The windows of some inputs and of a panel's outputs: for each input nine rows of `wide`.
+    fn windows(&self, theta: &[f32], inputs: &Range<usize>, (panel, wide): (Panel, usize), windows: &mut [f32]) {
+        let chunks = inputs.clone().step_by(BLOCK).map(|first| first..(first + BLOCK).min(inputs.end));
+        for (mine, windows) in chunks.zip(windows.chunks_mut(BLOCK * 9 * wide)) {
+            blocks(self.weights, theta, &mine, (panel, wide), windows);
+        }
+    }
+
+    /// Where the first row of a window is, and how far the next one is from it.
+    fn start(&self, window: &[f32], wide: usize) -> (*const f32, isize) {
+        let row = wide as isize;
+        if self.turned { (window[8 * wide..].as_ptr(), -row) } else { (window.as_ptr(), row) }
+    }
+
+    /// Whether each window is read by one task alone, and all together are more than a cache holds.
+    pub(super) fn once(&self, batch: usize) -> bool {
+        const CACHE: usize = 1 << 22;
+        36 * self.weights.inputs * self.weights.outputs > CACHE && self.units(batch).len() == 1
     }
 
     /// `output` = start + x * window, and its end, if there is one; `x`: pixels x batch x inputs.
@@ -158,7 +170,7 @@ impl Tiling {
         &self,
         batch: usize,
         x: &[f32],
-        packed: &[f32],
+        weights: &Ready,
         (start, fold): (&Start, Option<Fold>),
         output: &mut [f32],
     ) {
@@ -174,7 +186,7 @@ impl Tiling {
         let groups = panels.len().div_ceil(group);
         let work = self.tiles[0] * self.tiles[1] * batch * 36 * inputs * outputs;
         let shared = Shared::new(output);
-        let job = Job { tiling: self, batch, x, packed };
+        let job = Job { tiling: self, batch, x, weights };
         each(units.len() * groups, work, |task| {
             let mine = task % groups * group;
             let mine = &panels[mine..(mine + group).min(panels.len())];
@@ -233,29 +245,40 @@ struct Job<'a> {
     tiling: &'a Tiling,
     batch: usize,
     x: &'a [f32],
-    packed: &'a [f32],
+    weights: &'a Ready<'a>,
 }
 
 impl Job<'_> {
     /// Some tiles, images and channels of the output, which nobody else touches meanwhile.
     fn run(&self, unit: &Unit, mine: &[Panel], start: &Start, output: &Shared) {
-        let Self { tiling, batch, x, packed } = *self;
+        let Self { tiling, batch, x, .. } = *self;
         let Tiling { level, weights: Weights { inputs, outputs, .. }, .. } = *tiling;
         let transforms = Transforms::at(level);
         let (rows, many) = (unit.rows(), unit.images.len());
         let run = many * inputs;
         let wide = level.panel();
-        let pair_size = packed.len() / PAIRS;
         if let Start::Bias(Some(bias)) = start {
             self.fill(unit, mine, bias, output);
         }
         let fresh = matches!(start, Start::Bias(None));
-        let sizes = [PLACES * place(rows, inputs), PLACES * place(rows, wide), run, many * outputs];
+        // windows of all panels, then places of some of one
+        let room = match self.weights {
+            Ready::Packed(_) => 0,
+            Ready::Theta(_) => mine.len() * 9 * inputs * wide + PLACES * place(DEPTH.min(inputs), wide),
+        };
+        let sizes = [PLACES * place(rows, inputs), PLACES * place(rows, wide), run, room, many * outputs];
         scratch(sizes.iter().sum(), |space| {
             let (seen, rest) = space.split_at_mut(sizes[0]);
             let (products, rest) = rest.split_at_mut(sizes[1]);
-            let (zeros, spill) = rest.split_at_mut(sizes[2]);
+            let (zeros, rest) = rest.split_at_mut(sizes[2]);
+            let (room, spill) = rest.split_at_mut(sizes[3]);
             zeros.fill(0.0);
+            if let Ready::Theta(theta) = self.weights {
+                for (panel, windows) in mine.iter().zip(room.chunks_mut(9 * inputs * wide)) {
+                    let wide = panel.vectors * level.lanes();
+                    tiling.windows(theta, &(0..inputs), (*panel, wide), &mut windows[..9 * inputs * wide]);
+                }
+            }
             for pair in 0..PAIRS {
                 for (index, tile) in unit.tiles.clone().enumerate() {
                     let pixels = tiling.inputs(tile).map(|pixel| match pixel {
@@ -266,14 +289,18 @@ impl Job<'_> {
                     // SAFETY: runs of `run` elements in; in each of the 12 places of rows x inputs one such run out.
                     unsafe { (transforms.input[pair])(&pixels, 0, run, to, place(rows, inputs)) };
                 }
-                for panel in mine {
+                for (number, panel) in mine.iter().enumerate() {
                     let wide = panel.vectors * level.lanes();
-                    let windows = &packed[pair * pair_size + home(level, *panel, inputs)..];
-                    for index in 0..PLACES {
-                        let b = &windows[index * place(inputs, wide)..][..inputs * wide];
-                        let a = &seen[index * place(rows, inputs)..][..rows * inputs];
-                        let c = &mut products[index * place(rows, wide)..][..rows * wide];
-                        multiply(level, rows, a, b, c, panel.vectors);
+                    match self.weights {
+                        Ready::Packed(packed) => {
+                            let windows = &packed[pair * (packed.len() / PAIRS) + home(level, *panel, inputs)..];
+                            self.multiply(*panel, rows, seen, windows, products);
+                        }
+                        Ready::Theta(_) => {
+                            let (windows, places) = room.split_at_mut(mine.len() * 9 * inputs * level.panel());
+                            let windows = &windows[number * 9 * inputs * level.panel()..][..9 * inputs * wide];
+                            self.transform_and_multiply(pair, *panel, rows, seen, (windows, places), products);
+                        }
                     }
                     for (index, tile) in unit.tiles.clone().enumerate() {
                         let spill = spill.as_mut_ptr();
@@ -304,6 +331,48 @@ impl Job<'_> {
         });
     }
 
+    /// For each of a pair's 12 places, rows x inputs of `seen` times the windows of a panel.
+    fn multiply(&self, panel: Panel, rows: usize, seen: &[f32], windows: &[f32], products: &mut [f32]) {
+        let Tiling { level, weights: Weights { inputs, .. }, .. } = *self.tiling;
+        let wide = panel.vectors * level.lanes();
+        for index in 0..PLACES {
+            let windows = &windows[index * place(inputs, wide)..][..inputs * wide];
+            let a = &seen[index * place(rows, inputs)..][..rows * inputs];
+            let c = &mut products[index * place(rows, wide)..][..rows * wide];
+            for mine in depths(inputs) {
+                multiply(level, (a, inputs), &mine, &windows[mine.start * wide..], c, panel.vectors);
+            }
+        }
+    }
+
+    /// The same from windows as they are: what is multiplied next is transformed into `places`.
+    fn transform_and_multiply(
+        &self,
+        pair: usize,
+        panel: Panel,
+        rows: usize,
+        seen: &[f32],
+        (windows, places): (&[f32], &mut [f32]),
+        products: &mut [f32],
+    ) {
+        let Tiling { level, weights: Weights { inputs, .. }, .. } = *self.tiling;
+        let wide = panel.vectors * level.lanes();
+        for mine in depths(inputs) {
+            let step = place(mine.len(), wide);
+            assert!(PLACES * step <= places.len(), "the last place is within the room");
+            for (k, window) in windows[9 * wide * mine.start..].chunks_exact(9 * wide).take(mine.len()).enumerate() {
+                let (from, row) = self.tiling.start(window, wide);
+                // SAFETY: nine rows of `wide` in; one row of `wide`, of as many as a place has, in each of the 12 places out.
+                unsafe { (Transforms::at(level).window[pair])(from, row, wide, places[k * wide..].as_mut_ptr(), step) };
+            }
+            for index in 0..PLACES {
+                let a = &seen[index * place(rows, inputs)..][..rows * inputs];
+                let c = &mut products[index * place(rows, wide)..][..rows * wide];
+                multiply(level, (a, inputs), &mine, &places[index * step..], c, panel.vectors);
+            }
+        }
+    }
+
     fn fill(&self, unit: &Unit, mine: &[Panel], bias: &[f32], output: &Shared) {
         for pixel in unit.tiles.clone().flat_map(|tile| self.tiling.outputs(tile)).flatten() {
             for image in unit.images.clone() {
@@ -318,18 +387,21 @@ impl Job<'_> {
     }
 }
 
-/// c = a b: rows x inputs times inputs x `vectors` whole vectors.
-fn multiply(level: Level, rows: usize, a: &[f32], b: &[f32], c: &mut [f32], vectors: usize) {
-    let (inputs, wide) = (a.len() / rows, c.len() / rows);
-    for block in (0..inputs).step_by(DEPTH) {
-        let deep = DEPTH.min(inputs - block);
-        let b = &b[block * wide..][..deep * wide];
-        for (row, kernel) in strips(rows, level.block(vectors)) {
-            let a = Strided(a[row * inputs + block..].as_ptr(), inputs);
-            // SAFETY: `strips` stays below `rows`; each row of `a` has `deep` elements from `block` on, `b` as many rows
-            // of `wide`, `c` rows of `wide`.
-            unsafe { kernel(deep, a, b.as_ptr(), (c[row * wide..].as_mut_ptr(), wide), block == 0) };
-        }
+/// The inputs that are summed before the sums go to memory, one part after the other.
+fn depths(inputs: usize) -> impl Iterator<Item = Range<usize>> {
+    (0..inputs).step_by(DEPTH).map(move |first| first..(first + DEPTH).min(inputs))
+}
+
+/// c = a b, of some of the inputs, the first of which write and the others add: rows x inputs times rows of whole vectors.
+fn multiply(level: Level, (a, inputs): (&[f32], usize), mine: &Range<usize>, b: &[f32], c: &mut [f32], vectors: usize) {
+    let rows = a.len() / inputs;
+    let wide = c.len() / rows;
+    let b = &b[..mine.len() * wide];
+    for (row, kernel) in strips(rows, level.block(vectors)) {
+        let a = Strided(a[row * inputs + mine.start..].as_ptr(), inputs);
+        // SAFETY: `strips` stays below `rows`; each row of `a` has `mine` of its elements, `b` as many rows of `wide`, `c` rows
+        // of `wide`.
+        unsafe { kernel(mine.len(), a, b.as_ptr(), (c[row * wide..].as_mut_ptr(), wide), mine.start == 0) };
     }
 }
 
