@@ -66,6 +66,16 @@ macro_rules! level {
             use super::{Strided, Transforms};
             use $operations::{add, fma, load, load_part, mul, splat, store, store_part, sub, zero};
 
+            /// Vectors of a line of a cache. Pixels are apart by powers of two all too often, so their lines push each other
+            /// out: of each, all that is there is taken at once.
+            const PARTS: usize = 16 / $lanes;
+
+            /// Live lanes of each vector of a line, where so many elements are left.
+            #[inline]
+            fn lives(left: usize) -> [usize; PARTS] {
+                std::array::from_fn(|part| left.saturating_sub(part * $lanes).min($lanes))
+            }
+
             pub(super) static ALL: Transforms = Transforms {
                 input: [input::<0>, input::<1>, input::<2>],
                 gradient: [gradient::<0>, gradient::<1>, gradient::<2>],
@@ -125,31 +135,35 @@ macro_rules! level {
             ) {
                 let mut at = 0;
                 while at < width {
-                    let live = (width - at).min($lanes);
-                    let mut rows = [[zero(); 6]; 2];
+                    let lives = lives(width - at);
+                    let mut rows = [[[zero(); 6]; 2]; PARTS];
                     for column in 0..6 {
-                        let mut d = [zero(); 6];
-                        for (row, d) in d.iter_mut().enumerate() {
-                            // the pairs inside do not see the first and the last row
-                            if PAIR == 2 || (row > 0 && row < 5) {
-                                // SAFETY: `live` elements are left of the pixel's `width`.
-                                *d = unsafe { get(pixels[6 * row + column].add(start + at), live) };
+                        for (part, live) in lives.into_iter().enumerate().filter(|(_, live)| *live > 0) {
+                            let mut d = [zero(); 6];
+                            for (row, d) in d.iter_mut().enumerate() {
+                                // the pairs inside do not see the first and the last row
+                                if PAIR == 2 || (row > 0 && row < 5) {
+                                    // SAFETY: `live` elements are left of the pixel's `width`.
+                                    *d = unsafe { get(pixels[6 * row + column].add(start + at + part * $lanes), live) };
+                                }
+                            }
+                            let [one, other] = seen::<PAIR>(d);
+                            rows[part][0][column] = one;
+                            rows[part][1][column] = other;
+                        }
+                    }
+                    for (part, live) in lives.into_iter().enumerate().filter(|(_, live)| *live > 0) {
+                        for (half, row) in rows[part].into_iter().enumerate() {
+                            let [one, two] = seen::<0>(row);
+                            let [three, four] = seen::<1>(row);
+                            let [nought, five] = seen::<2>(row);
+                            for (column, value) in [nought, one, two, three, four, five].into_iter().enumerate() {
+                                // SAFETY: `live` elements are left of the place's `width`.
+                                unsafe { put(to.add((6 * half + column) * step + at + part * $lanes), value, live) };
                             }
                         }
-                        let [one, other] = seen::<PAIR>(d);
-                        rows[0][column] = one;
-                        rows[1][column] = other;
                     }
-                    for (half, row) in rows.into_iter().enumerate() {
-                        let [one, two] = seen::<0>(row);
-                        let [three, four] = seen::<1>(row);
-                        let [nought, five] = seen::<2>(row);
-                        for (column, value) in [nought, one, two, three, four, five].into_iter().enumerate() {
-                            // SAFETY: `live` elements are left of the place's `width`.
-                            unsafe { put(to.add((6 * half + column) * step + at), value, live) };
-                        }
-                    }
-                    at += $lanes;
+                    at += PARTS * $lanes;
                 }
             }
 
@@ -183,30 +197,34 @@ macro_rules! level {
             ) {
                 let mut at = 0;
                 while at < width {
-                    let live = (width - at).min($lanes);
-                    let mut rows = [[zero(); 4]; 2];
+                    let lives = lives(width - at);
+                    let mut rows = [[[zero(); 4]; 2]; PARTS];
                     for column in 0..4 {
-                        let mut g = [zero(); 4];
-                        for (row, g) in g.iter_mut().enumerate() {
-                            // the pair outside sees the first and the last row alone
-                            if PAIR < 2 || row == 0 || row == 3 {
-                                // SAFETY: `live` elements are left of the pixel's `width`.
-                                *g = unsafe { get(pixels[4 * row + column].add(start + at), live) };
+                        for (part, live) in lives.into_iter().enumerate().filter(|(_, live)| *live > 0) {
+                            let mut g = [zero(); 4];
+                            for (row, g) in g.iter_mut().enumerate() {
+                                // the pair outside sees the first and the last row alone
+                                if PAIR < 2 || row == 0 || row == 3 {
+                                    // SAFETY: `live` elements are left of the pixel's `width`.
+                                    *g = unsafe { get(pixels[4 * row + column].add(start + at + part * $lanes), live) };
+                                }
+                            }
+                            let [one, other] = spread::<PAIR>(g);
+                            rows[part][0][column] = one;
+                            rows[part][1][column] = other;
+                        }
+                    }
+                    for (part, _) in lives.into_iter().enumerate().filter(|(_, live)| *live > 0) {
+                        for (half, row) in rows[part].into_iter().enumerate() {
+                            let [one, two] = spread::<0>(row);
+                            let [three, four] = spread::<1>(row);
+                            for (column, value) in [row[0], one, two, three, four, row[3]].into_iter().enumerate() {
+                                // SAFETY: a place has room for whole vectors.
+                                unsafe { store(to.add((6 * half + column) * step + at + part * $lanes), value) };
                             }
                         }
-                        let [one, other] = spread::<PAIR>(g);
-                        rows[0][column] = one;
-                        rows[1][column] = other;
                     }
-                    for (half, row) in rows.into_iter().enumerate() {
-                        let [one, two] = spread::<0>(row);
-                        let [three, four] = spread::<1>(row);
-                        for (column, value) in [row[0], one, two, three, four, row[3]].into_iter().enumerate() {
-                            // SAFETY: a place has room for whole vectors.
-                            unsafe { store(to.add((6 * half + column) * step + at), value) };
-                        }
-                    }
-                    at += $lanes;
+                    at += PARTS * $lanes;
                 }
             }
 
@@ -222,51 +240,56 @@ macro_rules! level {
                 to_step: usize,
                 fresh: bool,
             ) {
+                let width = (vectors - 1) * $lanes + last;
                 for row in 0..rows {
-                    for v in 0..vectors {
-                        let live = if v + 1 < vectors { $lanes } else { last };
-                        let mut halves = [[zero(); 4]; 2];
-                        for (half, sums) in halves.iter_mut().enumerate() {
-                            let mut m = [zero(); 6];
-                            for (column, m) in m.iter_mut().enumerate() {
-                                let at = (6 * half + column) * step + row * from.1 + v * $lanes;
-                                // SAFETY: a whole vector of a row of the place.
-                                *m = unsafe { load(from.0.add(at)) };
+                    for first in (0..vectors).step_by(PARTS) {
+                        let lives = lives(width - first * $lanes);
+                        let mut halves = [[[zero(); 4]; 2]; PARTS];
+                        for (part, _) in lives.into_iter().enumerate().filter(|(_, live)| *live > 0) {
+                            for (half, sums) in halves[part].iter_mut().enumerate() {
+                                let mut m = [zero(); 6];
+                                for (column, m) in m.iter_mut().enumerate() {
+                                    let at = (6 * half + column) * step + row * from.1 + (first + part) * $lanes;
+                                    // SAFETY: a whole vector of a row of the place.
+                                    *m = unsafe { load(from.0.add(at)) };
+                                }
+                                let (even, odd) = (add(m[1], m[2]), sub(m[1], m[2]));
+                                let (even2, odd2) = (add(m[3], m[4]), sub(m[3], m[4]));
+                                *sums = [
+                                    add(add(m[0], even), even2),
+                                    fma(splat(2.0), odd2, odd),
+                                    fma(splat(4.0), even2, even),
+                                    fma(splat(8.0), odd2, add(odd, m[5])),
+                                ];
                             }
-                            let (even, odd) = (add(m[1], m[2]), sub(m[1], m[2]));
-                            let (even2, odd2) = (add(m[3], m[4]), sub(m[3], m[4]));
-                            *sums = [
-                                add(add(m[0], even), even2),
-                                fma(splat(2.0), odd2, odd),
-                                fma(splat(4.0), even2, even),
-                                fma(splat(8.0), odd2, add(odd, m[5])),
-                            ];
                         }
                         for column in 0..4 {
-                            let [one, other] = [halves[0][column], halves[1][column]];
-                            let at = row * to_step + v * $lanes;
-                            // SAFETY: `live` elements of a row of each pixel.
-                            unsafe {
-                                let pixel = |row: usize| to[4 * row + column].add(at);
-                                match PAIR {
-                                    0 => {
-                                        let (even, odd) = (add(one, other), sub(one, other));
-                                        for (row, value) in [even, odd, even, odd].into_iter().enumerate() {
-                                            let at = pixel(row);
-                                            put(at, if fresh { value } else { add(get(at, live), value) }, live);
+                            for (part, live) in lives.into_iter().enumerate().filter(|(_, live)| *live > 0) {
+                                let [one, other] = [halves[part][0][column], halves[part][1][column]];
+                                let at = row * to_step + (first + part) * $lanes;
+                                // SAFETY: `live` elements of a row of each pixel.
+                                unsafe {
+                                    let pixel = |row: usize| to[4 * row + column].add(at);
+                                    match PAIR {
+                                        0 => {
+                                            let (even, odd) = (add(one, other), sub(one, other));
+                                            for (row, value) in [even, odd, even, odd].into_iter().enumerate() {
+                                                let at = pixel(row);
+                                                put(at, if fresh { value } else { add(get(at, live), value) }, live);
+                                            }
                                         }
-                                    }
-                                    1 => {
-                                        let (even, odd) = (add(one, other), sub(one, other));
-                                        let factors = [(1.0, even), (2.0, odd), (4.0, even), (8.0, odd)];
-                                        for (row, (factor, value)) in factors.into_iter().enumerate() {
-                                            let at = pixel(row);
-                                            put(at, fma(splat(factor), value, get(at, live)), live);
+                                        1 => {
+                                            let (even, odd) = (add(one, other), sub(one, other));
+                                            let factors = [(1.0, even), (2.0, odd), (4.0, even), (8.0, odd)];
+                                            for (row, (factor, value)) in factors.into_iter().enumerate() {
+                                                let at = pixel(row);
+                                                put(at, fma(splat(factor), value, get(at, live)), live);
+                                            }
                                         }
-                                    }
-                                    _ => {
-                                        put(pixel(0), add(get(pixel(0), live), one), live);
-                                        put(pixel(3), add(get(pixel(3), live), other), live);
+                                        _ => {
+                                            put(pixel(0), add(get(pixel(0), live), one), live);
+                                            put(pixel(3), add(get(pixel(3), live), other), live);
+                                        }
                                     }
                                 }
                             }
