@@ -127,7 +127,9 @@ def main():
     for phase in PHASES:
         pair = [statistics.median(turn[phase] for turn in side) for side in (mine, other)]
         ratios = [b[phase] / a[phase] for a, b in zip(mine, other) if a[phase] > 0]
-        table.append({"phase": phase, "recant": pair[0], "pytorch": pair[1], "ratio": statistics.median(ratios)})
+        # of stages side by side the sum is more than the whole: then there is no rest
+        ratio = statistics.median(ratios) if ratios else None
+        table.append({"phase": phase, "recant": pair[0], "pytorch": pair[1], "ratio": ratio})
     far = []
     for model, found in twins.items():
         for name, limit in CLOSE.items():
@@ -140,7 +142,8 @@ def main():
         print(f"PyTorch {torch_version()} in `{mode}`, {options.turns} turns, recant in {precision} with --jobs {options.jobs}")
         print(f"{'phase':<12}{'recant s':>10}{'PyTorch s':>11}{'faster by':>11}")
         for line in table:
-            print(f"{line['phase']:<12}{line['recant']:>10.2f}{line['pytorch']:>11.2f}{line['ratio']:>11.2f}")
+            ratio = "-" if line["ratio"] is None else f"{line['ratio']:.2f}"
+            print(f"{line['phase']:<12}{line['recant']:>10.2f}{line['pytorch']:>11.2f}{ratio:>11}")
         print(f"\n{'':<11}{'number':<22}{'recant':>9}{'PyTorch':>9}    attacks learn from {shadows} and {shadows} images")
         for model, found in twins.items():
             for name, value in found.items():
