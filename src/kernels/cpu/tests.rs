@@ -116,8 +116,8 @@ fn every_way_of_convolving_is_the_plain_sum() {
         ([8, 8], [33, 130], 3, 1, 5),
         ([10, 9], [17, 9], 3, 0, 4),
         ([6, 11], [9, 16], 3, 2, 2),
-        // each weight is read by one task
-        ([4, 4], [150, 84], 3, 1, 16),
+        // each weight is read by one task, and they are many
+        ([4, 4], [260, 460], 3, 1, 2),
         ([3, 2], [300, 48], 1, 0, 7),
         ([3, 2], [19, 160], 1, 0, 2),
         ([1, 1], [140, 64], 1, 0, 100),
