@@ -165,6 +165,7 @@ def main():
     parser.add_argument("--batch", help="batches: 16,64,256")
     parser.add_argument("--all", action="store_true", help="every row, all three batches, torch.compile too")
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, help="try torch.compile")
+    parser.add_argument("--modes", help="PyTorch's, in place of all: `f32,f32 channels_last` where bf16 is emulated")
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=4.0, help="for each measurement")
     parser.add_argument("--width", type=int, default=64, help="of every network's first layer")
@@ -179,7 +180,12 @@ def main():
     batches = [int(size) for size in (options.batch or ("16,64,256" if options.all else "64")).split(",")]
     compiled = options.all if options.compile is None else options.compile
     version = torch_version()
-    modes = EAGER + (COMPILED if compiled else []) if version else []
+    modes = options.modes.split(",") if options.modes else EAGER + (COMPILED if compiled else [])
+    odd = [mode for mode in modes if mode not in EAGER + COMPILED]
+    if odd or not any(mode.startswith("f32") for mode in modes):
+        what = f"there is no mode `{odd[0]}`" if odd else "there is no mode in f32 among them"
+        raise SystemExit(f"{what}: expected some of {', '.join(EAGER + COMPILED)}")
+    modes = modes if version else []
     program, records = options.program or built(options.device), []
     side = f"PyTorch {version}" if version else f"no PyTorch in {PYTHON}: only recant is timed"
     print(f"{side}; {options.device}, {os.cpu_count()} cores, width {options.width}, {options.turns} turns", file=sys.stderr)
