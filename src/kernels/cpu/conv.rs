@@ -86,10 +86,11 @@ impl Conv {
     }
 
     pub(super) fn new(level: Level, geometry: Geometry, weights: Weights, products: Products) -> Self {
-        let winograd = products == Products::Winograd;
+        let half = Bf16::of(level, products);
+        let winograd = products == Products::Winograd || half == Bf16::Rounded;
         let tiling = |geometry: Geometry, weights| Tiling::of(level, &geometry, weights).filter(|_| winograd);
         let (forth, back) = (tiling(geometry, weights), tiling(geometry.back(), weights.back()));
-        Self { level, geometry, weights, forth, back, half: Bf16::of(level, products) }
+        Self { level, geometry, weights, forth, back, half }
     }
 
     #[cfg(test)]
@@ -192,11 +193,6 @@ impl Conv {
         }
     }
 
-    /// Whether `folded` is there: sums are not rounded before they are normalised.
-    pub(super) fn folds(&self) -> bool {
-        self.half == Bf16::No || self.is_tiled()
-    }
-
     fn is_tiled(&self) -> bool {
         #[cfg(target_arch = "x86_64")]
         return self.half == Bf16::Tiled;
@@ -204,7 +200,8 @@ impl Conv {
         false
     }
 
-    /// `forward` of a convolution without bias, with the batch norm that follows it; only where it `folds`.
+    /// `forward` of a convolution without bias, with the batch norm that follows it: sums are not rounded before they are
+    /// normalised.
     pub(super) fn folded(
         &self,
         batch: usize,
@@ -219,6 +216,11 @@ impl Conv {
             return tiled::product(&self.geometry, batch, x, (self.weights, packed), &End::Fold(fold), pool, output);
         }
         let x = &self.factor(x, pool);
+        let wide = match fold.residual {
+            Some(Value::Half(residual)) => Some(Value::Full(widened(residual, pool))),
+            _ => None,
+        };
+        let fold = Fold { residual: wide.as_ref().or(fold.residual), ..fold };
         full(output, false, pool, |output| self.direct(batch, x, weights, (None, Some(fold)), output));
     }
 
@@ -332,6 +334,9 @@ impl Conv {
         #[cfg(target_arch = "x86_64")]
         if self.half == Bf16::Tiled {
             return tiled_outer::outer(&self.geometry, batch, x, above, channels, pool, sums);
+        }
+        if let ([Value::Half(x), Value::Half(above)], false) = ([x, above], self.gathers()) {
+            return outer(self.level, &self.geometry, batch, [x, above], channels, pool, sums);
         }
         let (x, above) = (&*self.factor(x, pool), &*self.factor(above, pool));
         if self.gathers() {

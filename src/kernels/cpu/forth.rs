@@ -103,7 +103,7 @@ impl Forth<'_> {
             return None;
         };
         let conv = core.convs[index].as_ref()?;
-        if next.from != step.to || core.last[step.to] != index + 1 || !conv.folds() || mode.batch[*norm] {
+        if next.from != step.to || core.last[step.to] != index + 1 || mode.batch[*norm] {
             return None;
         }
         let parameter = |index: usize| &theta[program.parameters[index].range.clone()];

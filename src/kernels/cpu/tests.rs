@@ -205,6 +205,8 @@ fn bf16_is_the_plain_sum_of_rounded_factors() {
             // a transposed convolution is a convolution's way back
             let turned = Conv::new(level, geometry.back(), weights.back(), Products::Bf16);
             let ones = vec![1.0; inputs];
+            // Winograd's algorithm has limits of its own
+            let exact = if conv.is_winograd() { 2e-5 } else { 2e-6 };
             let [wide, _, of_turned] = convolve(&turned, batch, [&theta, &above, &x, &ones], [reads, makes]);
             let results = [(&y, &truth[0], makes), (&below, &truth[1], makes), (&of_theta, &truth[2], false)];
             let results = results.into_iter().chain([(&wide, &truth[1], makes), (&of_turned, &truth[2], false)]);
@@ -212,7 +214,7 @@ fn bf16_is_the_plain_sum_of_rounded_factors() {
                 let largest = truth.iter().fold(0.0_f64, |a, b| a.max(b.abs()));
                 for (found, truth) in found.iter().zip(truth) {
                     // half a unit in the last of eight binary places
-                    let limit = 2e-6 * largest + if rounded { truth.abs() / 256.0 } else { 0.0 };
+                    let limit = exact * largest + if rounded { truth.abs() / 256.0 } else { 0.0 };
                     let off = (f64::from(*found) - truth).abs();
                     assert!(off <= limit, "{size:?} {level:?} {reads} {makes}, batch {batch}, result {index}: {off}");
                 }
@@ -291,8 +293,6 @@ fn folded_batch_norms_of_f32_have_the_same_bits() {
         for program in [residual(), stem()].map(|program| Arc::new(Program { products, ..program })) {
             for level in simd::Level::all() {
                 let network = Cpu::at(program.clone(), level);
-                let folds = network.core.convs.iter().flatten().all(Conv::folds);
-                assert!(folds, "{products:?} {level:?}");
                 let [folded, apart] = [false, true].map(|tracked| answer(&network, &program, DType::F32, tracked));
                 assert!(folded == apart, "{products:?} {level:?}");
             }
@@ -357,14 +357,10 @@ fn all_levels_give_the_same_bits() {
 }
 
 /// A convolution by Winograd's algorithm, weights, and three images.
-fn winograd() -> (Conv, Vec<f32>, Vec<f32>) {
+fn winograd(level: simd::Level, products: Products) -> (Conv, Vec<f32>, Vec<f32>) {
     let geometry = Geometry { output: [9, 8], input: [9, 8], window: Window::new(3, 1, 1), transposed: false };
     let weights = Weights { inputs: 20, outputs: 20, input_step: 9, output_step: 180, taps: 9 };
-    (
-        Conv::new(simd::Level::best(), geometry, weights, Products::Winograd),
-        normal(3600, 1, 0.1),
-        normal(72 * 20 * 3, 2, 1.0),
-    )
+    (Conv::new(level, geometry, weights, products), normal(3600, 1, 0.1), normal(72 * 20 * 3, 2, 1.0))
 }
 
 /// Of all results of a network, without the curves, whose last bit is the C library's, and of some numbers more.
@@ -382,17 +378,25 @@ fn hash(level: simd::Level, products: Products, more: &[f32]) -> String {
 /// The bits of every kernel: other bits need a raised `kernels::VERSION`.
 #[test]
 fn changed_bits_need_a_raised_version() {
-    const VERSION: u32 = 2;
-    let (conv, theta, data) = winograd();
-    let (pool, data, mut of_theta) = (Arc::new(Pool::default()), Value::of(&data, false), theta.clone());
-    let mut y = Value::of(&data.numbers(), false);
-    conv.forward(3, &data, &Ready::Packed(Arc::new(conv.pack(&theta, &pool))), None, &pool, &mut y);
-    conv.gradient(3, &data, &y, &pool, &mut of_theta);
-    let more: Vec<f32> = y.numbers().into_iter().chain(of_theta).collect();
+    const VERSION: u32 = 3;
+    let more = |level: simd::Level, products: Products| -> Vec<f32> {
+        let (conv, theta, data) = winograd(level, products);
+        let half = products == Products::Bf16;
+        let (pool, data, mut of_theta) = (Arc::new(Pool::default()), Value::of(&data, half), theta.clone());
+        let mut y = Value::of(&data.numbers(), half);
+        conv.forward(3, &data, &Ready::Packed(Arc::new(conv.pack(&theta, &pool))), None, &pool, &mut y);
+        conv.gradient(3, &data, &y, &pool, &mut of_theta);
+        y.numbers().into_iter().chain(of_theta).collect()
+    };
     let best = simd::Level::best();
-    assert_eq!((crate::kernels::VERSION, &*hash(best, Products::Winograd, &more)), (VERSION, "6dc6d51864e86280"));
-    let rounded = hash(simd::Level::Portable, Products::Bf16, &[]);
-    assert_eq!((crate::kernels::VERSION, &*rounded), (VERSION, "65db09d73ab80174"));
+    let more_of_f32 = more(best, Products::Winograd);
+    assert_eq!(
+        (crate::kernels::VERSION, &*hash(best, Products::Winograd, &more_of_f32)),
+        (VERSION, "bcb0dd5bb7b9c4a7")
+    );
+    let portable = simd::Level::Portable;
+    let rounded = hash(portable, Products::Bf16, &more(portable, Products::Bf16));
+    assert_eq!((crate::kernels::VERSION, &*rounded), (VERSION, "7baefcc3d8911ec4"));
     #[cfg(target_arch = "x86_64")]
     if tiles::available() {
         assert_eq!((crate::kernels::VERSION, &*hash(best, Products::Bf16, &[])), (VERSION, "339bbdd19ea2a4d6"));
