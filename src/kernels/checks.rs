@@ -88,7 +88,7 @@ pub(super) fn numbers(tensor: &Tensor) -> Vec<f64> {
     tensor.to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1().unwrap()
 }
 
-/// Two convolutions with batch norm, the second with a residual, and a linear layer.
+/// Three convolutions with batch norm, the second and the third with a residual, and a linear layer.
 pub(super) fn residual() -> Program {
     let mut b = Builder::new([16, 8, 8], 1);
     let conv = Op::Conv { out: 16, window: Window::new(3, 1, 1), bias: false };
@@ -98,6 +98,11 @@ pub(super) fn residual() -> Program {
     x = b.layer("c", conv, x).unwrap();
     x = b.layer("d", Op::BatchNorm, x).unwrap();
     x = b.layer("", Op::Add(0), x).unwrap();
+    x = b.layer("", Op::Relu, x).unwrap();
+    let before = x;
+    x = b.layer("f", Op::Conv { out: 16, window: Window::new(1, 1, 0), bias: false }, x).unwrap();
+    x = b.layer("g", Op::BatchNorm, x).unwrap();
+    x = b.layer("", Op::Add(before), x).unwrap();
     x = b.layer("", Op::Relu, x).unwrap();
     x = b.layer("", Op::GlobalPool, x).unwrap();
     b.layer("e", Op::Linear { out: 5, bias: true }, x).unwrap();

@@ -11,7 +11,7 @@ use super::geometry::Geometry;
 use super::number::{Half, Halves, Value, convert_all};
 use super::outer::outer;
 use super::parallel::{Shared, each};
-use super::product::{Fold, Job, Start, cut, product};
+use super::product::{Fold, Job, Start, cut, narrow, product};
 use super::simd::Level;
 use super::weights::{Ready, View, Weights, pack, panels, unpack};
 use super::winograd::Tiling;
@@ -170,8 +170,25 @@ impl Conv {
         if let (Bf16::Tiled, Ready::Packed(packed)) = (self.half, weights) {
             return tiled::product(&self.geometry, batch, x, (self.weights, packed), &End::Bias(bias), pool, output);
         }
+        self.sums(batch, x, weights, (bias, None), pool, output);
+    }
+
+    /// Without tile registers.
+    fn sums(
+        &self,
+        batch: usize,
+        x: &Value,
+        weights: &Ready,
+        (bias, fold): (Option<&[f32]>, Option<Fold>),
+        pool: &Arc<Pool>,
+        output: &mut Value,
+    ) {
+        if let (Value::Half(x), Value::Half(output), true) = (x, &mut *output, self.geometry.by_pixel()) {
+            let view = View::of(weights, self.weights);
+            return narrow(self.level, x, view, (&Start::Bias(bias), fold), output);
+        }
         let x = &self.factor(x, pool);
-        full(output, false, pool, |output| self.direct(batch, x, weights, (bias, None), output));
+        full(output, false, pool, |output| self.direct(batch, x, weights, (bias, fold), output));
     }
 
     fn direct(
@@ -215,13 +232,7 @@ impl Conv {
         if let (Bf16::Tiled, Ready::Packed(packed)) = (self.half, weights) {
             return tiled::product(&self.geometry, batch, x, (self.weights, packed), &End::Fold(fold), pool, output);
         }
-        let x = &self.factor(x, pool);
-        let wide = match fold.residual {
-            Some(Value::Half(residual)) => Some(Value::Full(widened(residual, pool))),
-            _ => None,
-        };
-        let fold = Fold { residual: wide.as_ref().or(fold.residual), ..fold };
-        full(output, false, pool, |output| self.direct(batch, x, weights, (None, Some(fold)), output));
+        self.sums(batch, x, weights, (None, Some(fold)), pool, output);
     }
 
     /// `gradient` (of the input) = or += that of the output * weights transposed.
@@ -248,6 +259,10 @@ impl Conv {
             );
         }
         let start = if add { Start::Keep } else { Start::Bias(None) };
+        if let (Value::Half(above), Value::Half(gradient), true) = (above, &mut *gradient, self.geometry.by_pixel()) {
+            let view = View::of(weights, self.weights.back());
+            return narrow(self.level, above, view, (&start, None), gradient);
+        }
         let above = self.factor(above, pool);
         full(gradient, add, pool, |gradient| {
             if let Some(tiling) = self.back {

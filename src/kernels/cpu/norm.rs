@@ -158,13 +158,13 @@ wide! {
 
 wide! {
     /// `line` in place, of one row of sums.
-    pub(super) fn end(y: &mut [f32], scale: &[f32], shift: &[f32], residual: Option<&[f32]>, after: After) {
+    pub(super) fn end<N: Number>(y: &mut [f32], scale: &[f32], shift: &[f32], residual: Option<&[N]>, after: After) {
         let slope = after.slope();
         let end = |sum: f32| if sum > 0.0 { sum } else { sum * slope };
         let columns = y.iter_mut().zip(scale).zip(shift);
         match residual {
             Some(residual) => {
-                columns.zip(residual).for_each(|(((y, scale), shift), r)| *y = end(*y * scale + shift + r));
+                columns.zip(residual).for_each(|(((y, scale), shift), r)| *y = end(*y * scale + shift + r.wide()));
             }
             None => columns.for_each(|((y, scale), shift)| *y = end(*y * scale + shift)),
         }

@@ -6,10 +6,11 @@ use std::ops::Range;
 use super::buffer::scratch;
 use super::geometry::Geometry;
 use super::norm;
-use super::number::{Number, Value};
+use super::number::{Number, Value, convert};
 use super::parallel::{Shared, each};
 use super::simd::{Level, ROWS, Strided};
 use super::weights::{Panel, View, channels, panels, strips};
+use crate::kernels::Window;
 use crate::kernels::steps::After;
 
 /// Rows of outputs that one task makes, about.
@@ -25,7 +26,6 @@ pub(super) const DEPTH: usize = 128;
 pub(super) struct Fold<'a> {
     pub(super) scale: &'a [f32],
     pub(super) shift: &'a [f32],
-    /// Of the output's kind.
     pub(super) residual: Option<&'a Value>,
     pub(super) after: After,
 }
@@ -33,13 +33,22 @@ pub(super) struct Fold<'a> {
 impl Fold<'_> {
     /// Ends some channels of some rows of f32 sums, which nobody else touches meanwhile.
     pub(super) fn end(&self, rows: Range<usize>, channels: Range<usize>, output: &Shared) {
-        let residual = self.residual.map(|residual| f32::of(Some(residual)));
         for row in rows {
             let place = row * self.scale.len() + channels.start;
             // SAFETY: the caller's promise.
-            let sums = unsafe { output.part(place, channels.len()) };
-            let residual = residual.map(|residual| &residual[place..place + channels.len()]);
-            norm::end(sums, &self.scale[channels.clone()], &self.shift[channels.clone()], residual, self.after);
+            self.row(row, &channels, unsafe { output.part(place, channels.len()) });
+        }
+    }
+
+    /// Ends the sums of some channels of a row.
+    fn row(&self, row: usize, channels: &Range<usize>, sums: &mut [f32]) {
+        let (scale, shift) = (&self.scale[channels.clone()], &self.shift[channels.clone()]);
+        let first = row * self.scale.len();
+        let mine = first + channels.start..first + channels.end;
+        match self.residual {
+            Some(Value::Full(residual)) => norm::end(sums, scale, shift, Some(&residual[mine]), self.after),
+            Some(Value::Half(residual)) => norm::end(sums, scale, shift, Some(&residual[mine]), self.after),
+            None => norm::end::<f32>(sums, scale, shift, None, self.after),
         }
     }
 }
@@ -86,6 +95,53 @@ pub(super) fn product(
             let home = row * width * batch;
             fold.end(home + columns.start * batch..home + columns.end * batch, channels(mine), &shared);
         }
+    });
+}
+
+/// `product` of single pixels between values that are stored otherwise: a task widens the rows that it reads and rounds those that it
+/// makes while they lie in a cache.
+pub(super) fn narrow<N: Number, M: Number>(
+    level: Level,
+    a: &[N],
+    view: View,
+    (start, fold): (&Start, Option<Fold>),
+    output: &mut [M],
+) {
+    let View { inputs, outputs, .. } = view;
+    let total = a.len() / inputs;
+    assert_eq!((a.len(), output.len()), (total * inputs, total * outputs), "rows of their layer's size");
+    let panels = panels(level, outputs);
+    let chunks = total.div_ceil(CHUNK);
+    let groups = TASKS.div_ceil(chunks.max(1)).min(panels.len());
+    let group = panels.len().div_ceil(groups);
+    let groups = panels.len().div_ceil(group);
+    let shared = Shared::new(output);
+    each(chunks * groups, total * inputs * outputs, |task| {
+        let (first, mine) = (task / groups * CHUNK, task % groups * group);
+        let rows = CHUNK.min(total - first);
+        let mine = &panels[mine..(mine + group).min(panels.len())];
+        let channels = channels(mine);
+        scratch(rows * (inputs + outputs), |space| {
+            let (seen, sums) = space.split_at_mut(rows * inputs);
+            convert(&a[first * inputs..][..rows * inputs], seen);
+            // SAFETY: each task has its own rows and channels of the output.
+            let part = |row: usize| unsafe { shared.part((first + row) * outputs + channels.start, channels.len()) };
+            let sums_of = |row: usize| row * outputs + channels.start..row * outputs + channels.end;
+            if matches!(start, Start::Keep) {
+                (0..rows).for_each(|row| convert(part(row), &mut sums[sums_of(row)]));
+            }
+            let window = Window::new(1, 1, 0);
+            let geometry = Geometry { output: [1, rows], input: [1, rows], window, transposed: false };
+            let job = Job { level, geometry: &geometry, batch: 1, a: seen, weights: view };
+            job.run(0, &(0..rows), mine, start, &Shared::new(sums));
+            for row in 0..rows {
+                let sums = &mut sums[sums_of(row)];
+                if let Some(fold) = fold {
+                    fold.row(first + row, &channels, sums);
+                }
+                convert(sums, part(row));
+            }
+        });
     });
 }
 

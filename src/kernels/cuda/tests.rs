@@ -76,8 +76,9 @@ fn trained(network: &Cuda, program: &Program, sizes: &[usize]) -> Vec<Vec<f64>> 
         let [c, h, w] = program.input;
         Tensor::from_vec(normal(batch * rest, seed, 1.0), (batch, c, h, w), device).unwrap()
     };
-    let by_batch = Mode { batch: vec![true, true], branch: 0, rng: None, taps: vec![4] };
-    let by_running = Mode { batch: vec![false, false], taps: Vec::new(), ..by_batch.clone() };
+    let norms = program.norms.len();
+    let by_batch = Mode { batch: vec![true; norms], branch: 0, rng: None, taps: vec![4] };
+    let by_running = Mode { batch: vec![false; norms], taps: Vec::new(), ..by_batch.clone() };
     let mut all = Vec::new();
     for (turn, &batch) in sizes.iter().enumerate() {
         let sink = Arc::new(Sink::default());
