@@ -76,19 +76,15 @@ pub(super) fn product(
     assert_eq!(output.len(), height * width * batch * view.outputs, "an output has its geometry's size");
     let (across, chunks) = cut(width, batch);
     let panels = panels(level, view.outputs);
-    // few rows: share out the channels too, so that each task reads only some of the weights
-    let groups = TASKS.div_ceil(height * chunks).min(panels.len());
-    let group = panels.len().div_ceil(groups);
-    let groups = panels.len().div_ceil(group);
+    let groups = groups(&panels, height * chunks);
     let shared = Shared::new(output);
     let job = Job { level, geometry, batch, a, weights: view };
     let work = height * width * batch * view.outputs * view.inputs * view.taps;
     let work = if geometry.transposed { work / geometry.window.stride.pow(2) } else { work };
-    each(height * chunks * groups, work, |task| {
-        let (place, mine) = (task / groups, task % groups);
+    each(height * chunks * groups.len(), work, |task| {
+        let (place, mine) = (task / groups.len(), groups[task % groups.len()]);
         let (row, column) = (place / chunks, place % chunks * across);
         let columns = column..(column + across).min(width);
-        let mine = &panels[mine * group..((mine + 1) * group).min(panels.len())];
         // each task has its own row, columns and channels of the output
         job.run(row, &columns, mine, start, &shared);
         if let Some(fold) = fold {
@@ -96,6 +92,12 @@ pub(super) fn product(
             fold.end(home + columns.start * batch..home + columns.end * batch, channels(mine), &shared);
         }
     });
+}
+
+/// All panels in one, or, where there are few tasks, in so many groups that there are enough: each then reads only some of the weights.
+pub(super) fn groups(panels: &[Panel], tasks: usize) -> Vec<&[Panel]> {
+    let groups = TASKS.div_ceil(tasks.max(1)).min(panels.len());
+    panels.chunks(panels.len().div_ceil(groups)).collect()
 }
 
 /// `product` of single pixels between values that are stored otherwise: a task widens the rows that it reads and rounds those that it
@@ -112,14 +114,11 @@ pub(super) fn narrow<N: Number, M: Number>(
     assert_eq!((a.len(), output.len()), (total * inputs, total * outputs), "rows of their layer's size");
     let panels = panels(level, outputs);
     let chunks = total.div_ceil(CHUNK);
-    let groups = TASKS.div_ceil(chunks.max(1)).min(panels.len());
-    let group = panels.len().div_ceil(groups);
-    let groups = panels.len().div_ceil(group);
+    let groups = groups(&panels, chunks);
     let shared = Shared::new(output);
-    each(chunks * groups, total * inputs * outputs, |task| {
-        let (first, mine) = (task / groups * CHUNK, task % groups * group);
+    each(chunks * groups.len(), total * inputs * outputs, |task| {
+        let (first, mine) = (task / groups.len() * CHUNK, groups[task % groups.len()]);
         let rows = CHUNK.min(total - first);
-        let mine = &panels[mine..(mine + group).min(panels.len())];
         let channels = channels(mine);
         scratch(rows * (inputs + outputs), |space| {
             let (seen, sums) = space.split_at_mut(rows * inputs);

@@ -21,7 +21,7 @@ use std::sync::Arc;
 use super::buffer::{Buffer, Pool, scratch};
 use super::geometry::Geometry;
 use super::parallel::{Shared, each};
-use super::product::{DEPTH, Fold, Start, TASKS};
+use super::product::{DEPTH, Fold, Start, groups};
 use super::simd::{Level, Strided};
 use super::transform::{PAIRS, Transforms};
 use super::weights::{BLOCK, Panel, Ready, Weights, blocks, channels, panels, strips};
@@ -179,16 +179,12 @@ impl Tiling {
         assert_eq!(output.len(), pixels(self.output) * batch * outputs, "an output has its geometry's size");
         let units = self.units(batch);
         let panels = panels(level, outputs);
-        let groups = TASKS.div_ceil(2 * units.len()).min(panels.len());
-        let group = panels.len().div_ceil(groups);
-        let groups = panels.len().div_ceil(group);
+        let groups = groups(&panels, 2 * units.len());
         let work = self.tiles[0] * self.tiles[1] * batch * 36 * inputs * outputs;
         let shared = Shared::new(output);
         let job = Job { tiling: self, batch, x, weights };
-        each(units.len() * groups, work, |task| {
-            let mine = task % groups * group;
-            let mine = &panels[mine..(mine + group).min(panels.len())];
-            let unit = &units[task / groups];
+        each(units.len() * groups.len(), work, |task| {
+            let (mine, unit) = (groups[task % groups.len()], &units[task / groups.len()]);
             job.run(unit, mine, start, &shared);
             let Some(fold) = fold else { return };
             for pixel in unit.tiles.clone().flat_map(|tile| self.outputs(tile)).flatten() {
